@@ -1,0 +1,143 @@
+"""The commands that run something: relay itself, and the parties around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+from relay import signing
+from relay.app import Role, run
+from relay.cli.base import console, run_async, settings_of_environment
+from relay.demo import demo as run_demo
+from relay.errors import ConfigError
+from relay.follow import Api, follow
+from relay.receiver import Received, receiver
+from relay.sandbox import behaviours, create_app
+from relay.web.server import listen, serving
+
+
+def _start(roles: Role) -> None:
+    settings = settings_of_environment()
+    run_async(run(settings, os.environ, roles))
+
+
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave everything up afterwards and print the URLs.")] = False,
+) -> None:
+    """The main job, self-contained: registers tasks, polls them, verifies every event. Needs nothing.
+
+    Example: relay demo --keep
+    """
+    if not run_async(run_demo(console, keep=keep)):
+        raise typer.Exit(1)
+
+
+def serve() -> None:
+    """HTTP, polling and delivery in one process.
+
+    Example: UNIFIED_VIDEO_BASE_URL=https://api.example UNIFIED_VIDEO_API_KEY=sk-… relay serve
+    """
+    _start(Role.WEB | Role.WORK)
+
+
+def web() -> None:
+    """HTTP only; any number of these share one PostgreSQL with workers.
+
+    Example: DATABASE_URL=postgres://… relay web
+    """
+    _start(Role.WEB)
+
+
+def worker() -> None:
+    """Polling and delivery only.
+
+    Example: DATABASE_URL=postgres://… relay worker
+    """
+    _start(Role.WORK)
+
+
+def watch(
+    task_id: str,
+    provider: Annotated[str | None, typer.Option(help="Which upstream; the configured one by default.")] = None,
+    webhook: Annotated[list[str] | None, typer.Option(help="A URL to tell.", metavar="URL")] = None,
+    slack: Annotated[list[str] | None, typer.Option(help="A Slack channel to tell.", metavar="CHANNEL")] = None,
+    follow_: Annotated[bool, typer.Option("--follow", help="Show progress until the task ends.")] = False,
+) -> None:
+    """Registers a task through the HTTP API at RELAY_URL with RELAY_API_KEY.
+
+    Example: relay watch sora-2:task_01k6 --webhook https://app.example/hooks --follow
+    """
+    targets = [{"type": "webhook", "url": url} for url in webhook or ()]
+    targets += [{"type": "slack", "channel": channel} for channel in slack or ()]
+    if not targets:
+        raise typer.BadParameter("say where to tell the end: --webhook URL or --slack CHANNEL")
+    key = os.environ.get("RELAY_API_KEY")
+    if not key:
+        raise ConfigError("RELAY_API_KEY is not set: 'relay apps create NAME' prints one")
+    body: dict[str, Any] = {"task_id": task_id, "targets": targets}
+    if provider is not None:
+        body["provider"] = provider
+
+    async def go() -> bool:
+        async with Api(os.environ.get("RELAY_URL") or "http://127.0.0.1:8000", key) as api:
+            registered = await api.register(body)
+            console.print(f"{registered['id']}  {registered['state']}")
+            return await follow(api, registered["id"], console) if follow_ else True
+
+    if not run_async(go()):
+        raise typer.Exit(1)
+
+
+def listen_(
+    port: Annotated[int, typer.Option(help="Where to listen, on loopback.", min=0, max=65535)] = 9000,
+    secret: Annotated[str | None, typer.Option(help="The app's signing secret, whsec_….")] = None,
+) -> None:
+    """A receiver for development: verifies and prints what arrives.
+
+    Example: relay listen --port 9000 --secret whsec_…
+    """
+    if secret is not None:
+        try:
+            signing.key_of(secret)
+        except ValueError as error:
+            raise typer.BadParameter(f"--secret: {error}") from None
+
+    def show(one: Received) -> None:
+        mark = {True: "verified", False: f"NOT VERIFIED: {one.why_not}", None: "not verified: no --secret given"}
+        console.print(f"{one.event.get('type', '(no event)')}  {one.message_id}  {mark[one.verified]}")
+        # By way of bytes, because a stranger's JSON may hold half a surrogate pair, which no terminal takes.
+        console.print_json(json.dumps(one.event, ensure_ascii=False).encode("utf-8", "replace").decode())
+
+    async def go() -> None:
+        listener = listen("127.0.0.1", port)
+        async with serving(receiver(secret, show), listener):
+            console.print(f"Listening on http://127.0.0.1:{listener.getsockname()[1]} (Ctrl+C ends it)")
+            if secret is None:
+                console.print("Give --secret whsec_… to have signatures verified.")
+            await asyncio.Event().wait()
+
+    run_async(go())
+
+
+def sandbox(port: Annotated[int, typer.Option(help="Where to listen, on loopback.", min=0, max=65535)] = 9100) -> None:
+    """The sandbox upstream alone: GET /v1/video/query for ids that say how they behave.
+
+    Example: relay sandbox --port 9100
+    """
+
+    async def go() -> None:
+        listener = listen("127.0.0.1", port)
+        async with serving(create_app(), listener):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            console.print(f"The sandbox upstream is at {url} (Ctrl+C ends it). Ids and what they do:\n")
+            for name, does in behaviours().items():
+                console.print(f"  {name:<32} {does}")
+            query = f"{url}/v1/video/query?id=sandbox:complete-in-5s"
+            console.print(f"\nTry: curl -H 'Authorization: Bearer any' '{query}'", soft_wrap=True)
+            await asyncio.Event().wait()
+
+    run_async(go())

@@ -1,0 +1,176 @@
+"""Delivery: claim what is due, send, record."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import orjson
+import structlog
+
+from relay import keyring, metrics
+from relay.budget import Limit
+from relay.channels.base import Channel, Message
+from relay.errors import NotFound, StoreUnavailable
+from relay.model import Attempt, DeliveryState, Millis, Outcome, Verdict, rfc3339
+from relay.retry import next_attempt
+from relay.store import Database, apps, outbox
+from relay.store.group import Group
+from relay.sweep import Process, Sweep
+from relay.vault import Vault
+
+log = structlog.stdlib.get_logger(__name__)
+
+LEASE = 45.0
+"""Seconds that a claim holds: longer than one attempt's deadline and its record."""
+
+SECRETS_CACHE = 5.0
+"""Seconds for which an app's signing secrets once read are used."""
+
+MAX_IN_FLIGHT, WAITING = 300, 40
+"""Attempts under way at once in one process; and how many may wait for one host."""
+
+PER_HOST = Limit(concurrency=20)
+"""Attempts under way at once to one host: what keeps a slow receiver from delaying the others."""
+
+
+class Dispatcher(Sweep[outbox.Claim]):
+    """Sends every delivery when its time has come.
+
+    Args:
+        db: where the deliveries are.
+        process: who sends.
+        channels: how to send, by type of target.
+        vault: opens addresses and signing secrets.
+        schedule: seconds before each attempt, counted from the one before.
+        wake: called with the seconds until there is something to claim.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        process: Process,
+        channels: Mapping[str, Channel],
+        vault: Vault,
+        schedule: Sequence[float],
+        wake: Callable[[float], None],
+    ) -> None:
+        super().__init__(db, outbox.claim, outbox.next_due, process, self._deliver, LEASE, MAX_IN_FLIGHT, WAITING, wake)
+        self._channels, self._vault, self._schedule, self._clock = channels, vault, schedule, process.clock
+        self._known_secrets: dict[str, tuple[Millis, list[keyring.Secret]]] = {}
+        self._records = Group(self._record, gather=0.003, most=200)
+
+    async def _deliver(self, claim: outbox.Claim) -> None:
+        if claim.held and claim.probe_at is not None:
+            reason = f"held: the receiver has been failing for long; it is tried again at {rfc3339(claim.probe_at)}"
+            held = outbox.Tried(claim, None, claim.counted, DeliveryState.HELD, None, reason=reason)
+            await self._records.put(held)
+            return
+        early = self._schedule[0] - (self._clock() - claim.created_at) / 1000 if claim.attempts == 0 else 0.0
+        if wait := early if early > 0 else await self.budget.enter(claim.host, PER_HOST):
+            due = self._clock() + round(wait * 1000)
+            await self._records.put(outbox.Tried(claim, None, claim.counted, DeliveryState.PENDING, due))
+            return
+        started = time.monotonic()
+        try:
+            address = orjson.loads(self._vault.open(claim.address, claim.target_id))
+            attempt = await self.attempt(
+                claim.app_id,
+                claim.target_type,
+                address,
+                claim.webhook_id,
+                claim.event_type,
+                claim.body,
+                claim.attempts + 1,
+            )
+        except StoreUnavailable:  # before anything was sent: the signing secrets could not be read
+            due = self._clock() + 1000
+            await self._records.put(outbox.Tried(claim, None, claim.counted, DeliveryState.PENDING, due))
+            return
+        finally:
+            done = time.monotonic()
+            self.budget.done(claim.host, done - started, done, refused=False, retry_after=None)
+        await self._records.put(self._tried(claim, attempt))
+
+    async def attempt(
+        self,
+        app_id: str,
+        target_type: str,
+        address: dict[str, object],
+        message_id: str,
+        kind: str,
+        body: bytes,
+        number: int,
+    ) -> Attempt:
+        """Sends one message now, signed with the app's secrets."""
+        at, started = self._clock(), time.monotonic()
+        secrets = await self._secrets(app_id)
+        message = Message(message_id, kind, body, address, secrets, at // 1000)
+        channel = self._channels.get(target_type)
+        if channel is None:
+            outcome = Outcome(Verdict.RETRY, "not_configured", note=f"this deployment has no channel '{target_type}'")
+        else:
+            outcome = await channel.send(message)
+        return Attempt(number, at, round((time.monotonic() - started) * 1000), outcome)
+
+    async def _secrets(self, app_id: str) -> list[str]:
+        """The app's signing secrets that are valid now, newest first."""
+        now = self._clock()
+        looked_up, stored = self._known_secrets.get(app_id, (0, []))
+        if now - looked_up > SECRETS_CACHE * 1000 or now < looked_up:
+            sealed = await self._db.read(apps.secrets, app_id)
+            if sealed is None:
+                raise NotFound(f"there is no app '{app_id}'")
+            stored = orjson.loads(self._vault.open(sealed, app_id))
+            self._known_secrets[app_id] = (now, stored)
+        return [one["secret"] for one in keyring.valid(stored, now)]
+
+    def _tried(self, claim: outbox.Claim, attempt: Attempt) -> outbox.Tried:
+        """What an attempt makes of its delivery."""
+        outcome, now = attempt.outcome, self._clock()
+        counted = claim.counted + (not outcome.free)
+        if outcome.verdict is Verdict.DELIVERED:
+            return outbox.Tried(claim, attempt, counted, DeliveryState.DELIVERED, None, now)
+        schedule = self._schedule[:1] if claim.event_type in outbox.SINGLE_ATTEMPT else self._schedule
+        delay = next_attempt(schedule, counted, outcome, random.random())  # noqa: S311
+        reason = outcome.note or outcome.error
+        if claim.probe_at is not None and outcome.verdict is Verdict.RETRY:
+            return outbox.Tried(claim, attempt, claim.counted, DeliveryState.HELD, None, None, f"held: {reason}")
+        if delay is None:
+            exhausted = outcome.verdict is Verdict.RETRY and claim.event_type not in outbox.SINGLE_ATTEMPT
+            return outbox.Tried(claim, attempt, counted, DeliveryState.DEAD, None, now, reason, exhausted)
+        return outbox.Tried(claim, attempt, counted, DeliveryState.PENDING, now + round(delay * 1000), None, reason)
+
+    async def _record(self, tried: Sequence[outbox.Tried]) -> Sequence[None]:
+        await self._db.persist(outbox.record, tried)
+        due = [one.next_attempt_at for one in tried if one.next_attempt_at is not None]
+        if due:
+            self.wake((min(due) - self._clock()) / 1000)
+        for one in tried:
+            self._note(one)
+        return [None] * len(tried)
+
+    @staticmethod
+    def _note(tried: outbox.Tried) -> None:
+        attempt = tried.attempt
+        if attempt is None:
+            metrics.PUT_OFF.labels("delivery").inc()
+            return
+        metrics.ATTEMPTS.labels(tried.claim.target_type, attempt.outcome.verdict).inc()
+        if tried.state is DeliveryState.PENDING:
+            return
+        if tried.state is DeliveryState.DELIVERED:
+            lag = (attempt.at + attempt.latency_ms - tried.claim.created_at) / 1000
+            metrics.DELIVERY_LAG.labels(tried.claim.target_type).observe(max(0.0, lag))
+        say = log.info if tried.state is DeliveryState.DELIVERED else log.warning
+        say(
+            tried.state.value,
+            delivery_id=tried.claim.id,
+            watch_id=tried.claim.watch_id,
+            event_type=tried.claim.event_type,
+            host=tried.claim.host,
+            attempts=attempt.number,
+            status=attempt.outcome.status,
+            error=attempt.outcome.error,
+        )

@@ -1,0 +1,108 @@
+"""A client of relay's own API, for the command line: registers a task and follows it to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from relay.errors import RelayError
+
+LOOK_EVERY = 1.0
+
+
+class ApiRefused(RelayError):
+    """relay's API did not do what was asked."""
+
+    code = "api_refused"
+
+
+class Api:
+    """relay's HTTP API.
+
+    Args:
+        url: where relay is.
+        key: an app's API key.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        if not (key.isascii() and key.isprintable()):
+            raise ApiRefused("the API key holds characters that no header can carry")
+        self.key = key
+        self._url = url
+        self._client = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._client.aclose()
+
+    async def register(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Registers a watch and returns it."""
+        return await self._ask("POST", "/v1/watches", json=body)
+
+    async def read(self, watch_id: str) -> dict[str, Any]:
+        """One watch."""
+        return await self._ask("GET", f"/v1/watches/{watch_id}")
+
+    async def list(self) -> dict[str, Any]:
+        """The first page of watches, newest first."""
+        return await self._ask("GET", "/v1/watches")
+
+    async def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            response = await self._client.request(method, path, **options)
+            body = response.json()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ApiRefused(
+                f"no answer from {self._url}: {error}; is relay running there, and RELAY_URL right?"
+            ) from None
+        except ValueError:
+            raise ApiRefused(f"{self._url} does not answer like relay: is RELAY_URL right?") from None
+        if not isinstance(body, dict):
+            raise ApiRefused(f"{self._url} does not answer like relay: is RELAY_URL right?")
+        if not response.is_success:
+            raise ApiRefused(str(body.get("detail", response.status_code)))
+        return body
+
+
+async def follow(api: Api, watch_id: str, console: Console) -> bool:
+    """Shows a progress bar until the task ends; True if it completed.
+
+    Without a terminal, a line for each change.
+    """
+    bar = Progress(
+        TextColumn("{task.fields[word]:<24}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    said = ""
+    with bar:
+        shown = bar.add_task("", total=1.0, word="watching")
+        while True:
+            watch = await api.read(watch_id)
+            word = watch["upstream_status"] or watch["state"]
+            progress = watch["progress"]
+            bar.update(shown, completed=progress or 0.0, word=word)
+            line = word if progress is None else f"{word} {progress:.0%}"
+            if line != said and not console.is_terminal:
+                console.print(line, markup=False)
+            said = line
+            if watch["state"] != "watching":
+                break
+            await asyncio.sleep(LOOK_EVERY)
+    if watch["state"] == "completed":
+        console.print(
+            f"completed: {(watch['result'] or {}).get('url') or 'without a link'}", markup=False, soft_wrap=True
+        )
+        return True
+    reason = (watch["error"] or {}).get("message", "")
+    console.print(f"{watch['state']}{': ' if reason else ''}{reason}", markup=False, soft_wrap=True)
+    return False

@@ -1,0 +1,244 @@
+"""A declared upstream: its definition file, and the query that turns a task id into a reading."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path as File
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+import httpx
+import orjson
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from relay import __version__
+from relay.budget import Limit
+from relay.cadence import Cadence
+from relay.errors import ConfigError
+from relay.model import Caution, Millis, Reading
+from relay.outbound import failure_class, spellings, without
+from relay.reading import Answer, Errors, Read, Reader, Statuses, Table, not_answered
+from relay.settings import from_environment
+
+MAX_ANSWER = 1024 * 1024
+"""Bytes of an answer that are read; a longer one is not understood."""
+
+SANDBOX = "sandbox:"
+"""The `base_url` of the upstream that relay plays itself."""
+
+
+class RequestTable(Table):
+    """`[request]`: what one query looks like.
+
+    `{task_id}` stands for the id, percent-encoded in path and query; `{task_path}` for an id that is itself a path;
+    `{key}` for the API key. A header that needs a key is left out when there is none. Names and values of `query` are
+    plain text, `path` is sent as it is written.
+    """
+
+    base_url: str = ""
+    method: Literal["GET", "POST"] = "GET"
+    path: str = Field(pattern=r"^/[!-~]*$")
+    query: dict[str, str] = Field({})
+    headers: dict[str, str] = Field({})
+    json_body: dict[str, Any] | None = Field(None, alias="json")
+    timeout: float = Field(20.0, gt=0, le=40)  # a claim's lease is longer
+
+    @field_validator("base_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        try:
+            url = httpx.URL(value)
+        except httpx.InvalidURL:
+            url = httpx.URL("")
+        extra = url.userinfo or url.query or url.fragment
+        whole = url.scheme in ("https", "http") and url.host and (url.port or 0) < 65536
+        plain = whole and not extra and value.split() == [value]
+        if value not in ("", SANDBOX) and not plain:
+            raise ValueError("must be an address with https:// or http:// and a host, without query and password")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _no_body_with_get(self) -> Self:
+        if self.method == "GET" and self.json_body is not None:
+            raise ValueError("'json' needs method = \"POST\": no body is sent with GET")
+        return self
+
+
+class Definition(Table):
+    """A file of `config/providers/`, checked. Every table is described in docs/add-a-provider.md."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    title: str = ""
+    request: RequestTable
+    read: Read
+    statuses: Statuses
+    errors: Errors = Errors()
+    caution: Caution = Caution()
+    cadence: Cadence = Cadence()
+    budget: Limit = Limit()
+
+
+def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Definition:
+    """The definition in `file`, its `extends` resolved; its address may come from the environment (`NAME_BASE_URL`).
+
+    Raises:
+        ConfigError: one line with the file and the table, or the variable, and what is wrong.
+    """
+    raw = _raw(file)
+    name = file.stem
+    base_url = from_environment(variable(name, "BASE_URL"), environ)
+    if base_url:
+        raw = _merged(raw, {"request": {"base_url": base_url}})
+    try:
+        return Definition.model_validate({**raw, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = first["msg"].removeprefix("Value error, ")
+        if base_url and first["loc"] == ("request", "base_url"):
+            raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}") from None
+        where = ".".join(str(part) for part in first["loc"] if part != "expressions")
+        raise ConfigError(f"{file}: {where}: {why}") from None
+
+
+def _raw(file: File, below: tuple[File, ...] = ()) -> dict[str, Any]:
+    try:
+        raw = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    other = file.parent / f"{parent}.toml"
+    if other.parent != file.parent:
+        raise ConfigError(f"{file}: extends: '{parent}' is not the name of a file beside this one")
+    if other in (file, *below):
+        raise ConfigError(f"{file}: extends: '{parent}' extends this file in turn")
+    return _merged(_raw(other, (file, *below)), raw)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
+
+
+def variable(name: str, what: Literal["BASE_URL", "API_KEY"]) -> str:
+    """The environment variable of a provider, `UNIFIED_VIDEO_BASE_URL` for `unified-video`."""
+    return f"{name.upper().replace('-', '_')}_{what}"
+
+
+class Provider:
+    """An upstream that can be asked.
+
+    Args:
+        definition: its file.
+        key: the deployment's API key for it, if it has one.
+        transport: how requests go out.
+    """
+
+    def __init__(self, definition: Definition, key: str | None, transport: httpx.AsyncBaseTransport) -> None:
+        self.name = definition.name
+        self.definition = definition
+        self._key = key
+        self._transport = transport
+        self._reader = Reader(definition.read, definition.statuses, definition.errors)
+        base = "http://sandbox" if definition.request.base_url == SANDBOX else definition.request.base_url
+        self._base = httpx.URL(base) if base else None
+        query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in definition.request.query.items())
+        prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
+        self._target = prefix + definition.request.path + (f"?{query}" if query else "")
+        self._known: dict[str | None, tuple[httpx.Headers, tuple[bytes, ...]]] = {}
+
+    @property
+    def configured(self) -> bool:
+        """Whether it is known where to ask."""
+        return self._base is not None
+
+    @property
+    def remedy(self) -> str:
+        """What makes it known."""
+        return f"set {variable(self.name, 'BASE_URL')}"
+
+    @property
+    def host(self) -> str:
+        """The host that is asked."""
+        return self._base.host if self._base else ""
+
+    def lane(self, key: str | None) -> tuple[str, str | None]:
+        """What the rate budget belongs to: (host, key)."""
+        return self.host, key or self._key
+
+    async def query(self, task_id: str, key: str | None, now: Millis) -> Reading:
+        """Asks once about a task. Whatever happens is a reading.
+
+        Args:
+            key: the watch's own API key; None for the deployment's.
+            now: serves to understand a `Retry-After` that is a date.
+        """
+        key = key or self._key
+        if key and not (key.isascii() and key.isprintable()):
+            return not_answered("unauthorized", "the API key holds characters that no header can carry")
+        try:
+            response = await self._transport.handle_async_request(self._request(task_id, key))
+        except httpx.HTTPError as error:
+            what = failure_class(error)
+            return not_answered(what, f"no answer from {self.host}: {str(error) or what}")
+        # Some repeat the key in what they say: an answer is stored, shown to the app and sent to its targets.
+        spelt = self._of_key(key)[1]
+        if "location" in response.headers:
+            response.headers["location"] = without(response.headers["location"].encode(), spelt).decode()
+        return self._reader.read(
+            Answer(
+                response.status_code,
+                response.headers,
+                without(await response.aread(), spelt),
+                truncated=bool(response.extensions.get("truncated")),
+            ),
+            now,
+        )
+
+    def _request(self, task_id: str, key: str | None) -> httpx.Request:
+        if self._base is None:
+            raise ConfigError(f"provider '{self.name}' has no address: {self.remedy}")
+        table = self.definition.request
+        target = self._target.replace("{task_id}", quote(task_id, safe=""))
+        target = target.replace("{task_path}", quote(task_id, safe="/:"))
+        return httpx.Request(
+            table.method,
+            self._base,
+            headers=self._of_key(key)[0],
+            content=None if table.json_body is None else orjson.dumps(_filled(table.json_body, task_id)),
+            # The target replaces path and query: a URL of httpx costs more to build than to ask.
+            extensions={"target": target.encode(), "timeout": table.timeout, "max_bytes": MAX_ANSWER},
+        )
+
+    def _of_key(self, key: str | None) -> tuple[httpx.Headers, tuple[bytes, ...]]:
+        """A query's headers and the key's spellings, made once per key: making them costs more than sending them."""
+        if key not in self._known:
+            if len(self._known) >= 1000:
+                self._known.clear()
+            headers = httpx.Headers({"User-Agent": f"relay/{__version__}"})
+            for name, value in self.definition.request.headers.items():
+                if "{key}" not in value or key:
+                    headers[name] = value.replace("{key}", key or "")
+            if self.definition.request.json_body is not None:
+                headers["Content-Type"] = "application/json"
+            self._known[key] = headers, spellings([key] if key else [])
+        return self._known[key]
+
+
+def _quoted(template: str) -> str:
+    """Percent-encoded but for the placeholders."""
+    return quote(template, safe="").replace("%7Btask_id%7D", "{task_id}").replace("%7Btask_path%7D", "{task_path}")
+
+
+def _filled(template: Any, task_id: str) -> Any:
+    if isinstance(template, dict):
+        return {name: _filled(value, task_id) for name, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, task_id) for value in template]
+    return template.replace("{task_id}", task_id) if isinstance(template, str) else template

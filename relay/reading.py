@@ -1,0 +1,350 @@
+"""An answer of a query endpoint, read as its provider's definition says: bytes in, a `Reading` out, never an exception.
+
+The rules (design, "Rules of reading") are caution bought with other people's money: only an explicit success is a
+success, only an explicit failure is a failure, and whatever else comes back says nothing about the task.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jmespath
+import orjson
+from jmespath.exceptions import JMESPathError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from relay.model import Kind, Millis, Problem, Reading, Result, rfc3339
+from relay.retry import parse_retry_after
+
+MAX_TEXT, MAX_LINK, MAX_STATUS = 4096, 16384, 64
+
+BOM = b"\xef\xbb\xbf"
+
+
+class Table(BaseModel):
+    """A table of a definition file: a key that nobody reads is a typo, and refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Path(Table):
+    """Where something is read: JMESPath expressions, of which the first that finds something counts."""
+
+    expressions: tuple[str, ...]
+    _searches: tuple[Callable[[Any], Any], ...] = ()
+
+    def model_post_init(self, _context: Any) -> None:
+        try:
+            searches = tuple(_search(expression) for expression in self.expressions)
+        except JMESPathError as error:
+            raise ValueError(f"not JMESPath: {' '.join(str(error).split())}") from None
+        object.__setattr__(self, "_searches", searches)
+
+    def candidates(self, document: Any) -> Iterator[Any]:
+        """What is found, in the order of the alternatives, without what is empty."""
+        for search in self._searches:
+            try:
+                value = search(document)
+            except (JMESPathError, TypeError, ValueError, RecursionError):
+                continue
+            if value is not None and value is not False and value not in ("", [], {}):
+                yield value
+
+    def first(self, document: Any) -> Any:
+        """What is found first, or None."""
+        return next(self.candidates(document), None)
+
+
+def _search(expression: str) -> Callable[[Any], Any]:
+    """What finds an expression's value. Nearly all are plain `a.b.c`: walking one takes a tenth of interpreting it."""
+    compiled = jmespath.compile(expression)
+    names = expression.split(".")
+    if not all(name.isascii() and name.isidentifier() for name in names):
+        found: Callable[[Any], Any] = compiled.search
+        return found
+
+    def walk(value: Any) -> Any:
+        for name in names:
+            if not isinstance(value, dict):
+                return None
+            value = value.get(name)
+        return value
+
+    return walk
+
+
+def _as_path(value: Any) -> Any:
+    return {"expressions": [value] if isinstance(value, str) else value} if isinstance(value, str | list) else value
+
+
+class ResultPaths(Table):
+    """`[read.result]`"""
+
+    url: Path = Path(expressions=())
+    thumbnail_url: Path = Path(expressions=())
+    preview_url: Path = Path(expressions=())
+    width: Path = Path(expressions=())
+    height: Path = Path(expressions=())
+    enhanced_prompt: Path = Path(expressions=())
+
+    _paths = field_validator("*", mode="before")(_as_path)
+
+
+class ErrorPaths(Table):
+    """`[read.error]`"""
+
+    code: Path = Path(expressions=("error.code", "code"))
+    message: Path = Path(expressions=("error.message", "error", "message"))
+
+    _paths = field_validator("*", mode="before")(_as_path)
+
+
+class Read(Table):
+    """`[read]`: where in an answer things are."""
+
+    status: Path
+    progress: Path = Path(expressions=())
+    result: ResultPaths = ResultPaths()
+    error: ErrorPaths = ErrorPaths()
+
+    _paths = field_validator("status", "progress", mode="before")(_as_path)
+
+
+class Statuses(Table):
+    """`[statuses]`: which statuses mean what, compared without case."""
+
+    pending: tuple[str, ...] = ()
+    completed: tuple[str, ...] = Field(min_length=1)
+    failed: tuple[str, ...] = Field(min_length=1)
+    unknown_task: tuple[str, ...] = ()
+
+    @field_validator("*")
+    @classmethod
+    def _lower(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(value.lower() for value in values)
+
+    def model_post_init(self, _context: Any) -> None:
+        seen: set[str] = set()
+        for status in (*self.pending, *self.completed, *self.failed, *self.unknown_task):
+            if status in seen:
+                raise ValueError(f"the status '{status}' stands in two places")
+            seen.add(status)
+
+
+class Errors(Table):
+    """`[errors]`: which HTTP errors say something about a task, or about the key."""
+
+    unknown_task_http: tuple[int, ...] = (404,)
+    unknown_task_codes: tuple[str, ...] = ()
+    quota_codes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back over HTTP. `headers` have names in lower case; `truncated` if the body went over the cap."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    truncated: bool = False
+
+
+class Reader:
+    """Reads the answers of one provider.
+
+    Args:
+        read, statuses, errors: the tables of its definition.
+    """
+
+    def __init__(self, read: Read, statuses: Statuses, errors: Errors) -> None:
+        self._read, self._errors = read, errors
+        self._kinds: dict[str, Kind] = {
+            **dict.fromkeys(statuses.pending, Kind.PENDING),
+            **dict.fromkeys(statuses.completed, Kind.COMPLETED),
+            **dict.fromkeys(statuses.failed, Kind.FAILED),
+            **dict.fromkeys(statuses.unknown_task, Kind.UNKNOWN_TASK),
+        }
+
+    def read(self, answer: Answer, now: Millis) -> Reading:
+        """What the answer says; `now` serves to understand a `Retry-After` that is a date."""
+        document = _document(answer)
+        if 200 <= answer.status < 300:
+            return self._success(answer, document)
+        if 300 <= answer.status < 400:
+            where = _clean(answer.headers.get("location", "nowhere"))[:200]
+            return _nothing(Kind.NOT_UNDERSTOOD, "redirected", f"HTTP {answer.status}, redirected to {where}")
+        return self._http_error(answer, document, now)
+
+    def _success(self, answer: Answer, document: dict[str, Any] | None) -> Reading:
+        if document is None:
+            why = "is longer than relay reads" if answer.truncated else "is not a JSON object"
+            return _nothing(Kind.NOT_UNDERSTOOD, "not_json", f"HTTP {answer.status}, but the answer {why}")
+        status = next((s for s in map(self._status, self._read.status.candidates(document)) if s), None)
+        if status is None:
+            message = self._problem(document, "", "the answer holds no status where the provider's file looks")[
+                "message"
+            ]
+            if self._names(document, self._errors.unknown_task_codes):
+                return _nothing(Kind.UNKNOWN_TASK, "unknown_task", message)
+            return _nothing(Kind.NOT_UNDERSTOOD, "no_status", message)
+        kind = self._kinds.get(status, Kind.PENDING)
+        progress, body = _progress(self._read.progress.first(document)), answer.body.removeprefix(BOM)
+        if kind is Kind.PENDING:
+            return Reading(kind, status, progress, body=body)
+        if kind is Kind.COMPLETED:
+            return Reading(kind, status, 1.0, result=self._result(document), body=body)
+        problem = self._problem(document, status, f"the upstream says '{status}' and no more")
+        if kind is Kind.UNKNOWN_TASK:
+            problem = Problem(code="unknown_task", message=problem["message"])
+        return Reading(kind, status, progress, error=problem, body=body)
+
+    def _http_error(self, answer: Answer, document: dict[str, Any] | None, now: Millis) -> Reading:
+        code, message = f"http_{answer.status}", f"the upstream answered HTTP {answer.status}"
+        found = self._problem(document, code, message)
+        message = found["message"]
+        asked = parse_retry_after(answer.headers.get("retry-after"), now)
+        limited = False
+        if answer.status in (402, 403, 429) and self._names(document, self._errors.quota_codes):
+            code, limited = "quota_exhausted", True
+        elif answer.status == 429:
+            code, limited = "rate_limited", True
+        elif answer.status in (401, 403):
+            code = "unauthorized"
+        elif answer.status < 500:
+            return self._client_error(answer, document, found)
+        return Reading(Kind.NOT_ANSWERED, error=Problem(code=code, message=message), retry_after=asked, limited=limited)
+
+    def _client_error(self, answer: Answer, document: dict[str, Any] | None, found: Problem) -> Reading:
+        """Any other 4xx: perhaps an unknown id. A page that is no JSON is rather a wrong address than that."""
+        by_status = answer.status in self._errors.unknown_task_http and (document or not answer.body.strip())
+        if by_status or self._names(document, self._errors.unknown_task_codes):
+            return _nothing(Kind.UNKNOWN_TASK, "unknown_task", found["message"])
+        return Reading(Kind.NOT_ANSWERED, error=found)
+
+    def _names(self, document: Any, codes: Container[str]) -> bool:
+        """Whether the answer holds one of these error codes."""
+        return any(isinstance(code, str) and code in codes for code in self._read.error.code.candidates(document))
+
+    def _status(self, value: Any) -> str | None:
+        """A status in lower case. One that is no text (`"done": true`) counts only where the file lists it."""
+        if isinstance(value, str):
+            return _clean(value).strip().lower()[:MAX_STATUS] or None
+        status = str(value).lower() if isinstance(value, bool | int) else ""
+        return status if status in self._kinds else None
+
+    def _code(self, value: Any) -> str | None:
+        """An error code; the "success" of an envelope around the answer is none."""
+        code = _clean(str(value))[:MAX_STATUS] if isinstance(value, str) or type(value) is int else ""
+        return None if self._kinds.get(code.lower()) in (Kind.PENDING, Kind.COMPLETED) else code or None
+
+    def _problem(self, document: Any, code: str, message: str) -> Problem:
+        """The upstream's own code and message, or these."""
+        paths = self._read.error
+        return Problem(
+            code=next((c for c in map(self._code, paths.code.candidates(document)) if c), code),
+            message=next((m for m in map(_text, paths.message.candidates(document)) if m), message),
+        )
+
+    def _result(self, document: Any) -> Result:
+        paths = self._read.result
+
+        def link(path: Path) -> str | None:
+            return next((found for found in map(_link, path.candidates(document)) if found), None)
+
+        def size(path: Path) -> int | None:
+            found = path.first(document)
+            return found if type(found) is int and 0 < found < 1_000_000 else None
+
+        url = link(paths.url)
+        return Result(
+            url=url,
+            thumbnail_url=link(paths.thumbnail_url),
+            preview_url=link(paths.preview_url),
+            width=size(paths.width),
+            height=size(paths.height),
+            enhanced_prompt=_text(paths.enhanced_prompt.first(document)),
+            expires_at=link_expiry(url) if url else None,
+        )
+
+
+def not_answered(code: str, message: str) -> Reading:
+    """The reading of a query that brought no answer at all."""
+    return _nothing(Kind.NOT_ANSWERED, code, message)
+
+
+def _nothing(kind: Kind, code: str, message: str) -> Reading:
+    return Reading(kind, error=Problem(code=code, message=message))
+
+
+def _document(answer: Answer) -> dict[str, Any] | None:
+    """The body as a JSON object, or None. (orjson bounds nesting, and refuses NaN and what is not UTF-8.)"""
+    if answer.truncated:
+        return None
+    try:
+        document = orjson.loads(answer.body.removeprefix(BOM))
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _text(value: Any) -> str | None:
+    return (_clean(value)[:MAX_TEXT] or None) if isinstance(value, str) and value.strip() else None
+
+
+def _clean(text: str) -> str:
+    """Without NUL, which PostgreSQL refuses in a text."""
+    return text.replace("\0", "")
+
+
+def _link(value: Any) -> str | None:
+    if isinstance(value, str) and len(value) <= MAX_LINK and re.match(r"(?i)https?://[^\s<>\"\0-\x1f]+\Z", value):
+        return value
+    return None
+
+
+def _progress(value: Any) -> float | None:
+    """0 to 1 from `0.93`, `93`, `93.0` or `"93%"`; the whole number 1 is one per cent."""
+    scale = 1.0
+    if isinstance(value, str):
+        scale = 100.0 if value.strip().endswith("%") else 1.0
+        try:
+            value = float(value.strip().rstrip("%"))
+        except ValueError:
+            return None
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    elif value == 1 and isinstance(value, int):
+        scale = 100.0
+    if not math.isfinite(value):
+        return None
+    if scale == 1.0 and value > 1:
+        scale = 100.0
+    fraction = value / scale
+    return fraction if 0 <= fraction <= 1 else None
+
+
+def link_expiry(url: str) -> str | None:
+    """When a signed link stops working, read from its own signature, as RFC 3339; None when it does not say.
+
+    Azure's `se` (a date), CloudFront's and OSS's `Expires` (unix seconds), S3's and GCS's `X-…-Date` + `X-…-Expires`.
+    """
+    try:
+        query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        if "se" in query:
+            moment = datetime.fromisoformat(query["se"])
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        elif "expires" in query:
+            moment = datetime.fromtimestamp(int(query["expires"]), UTC)
+        else:
+            vendor = next(v for v in ("x-amz", "x-goog", "x-oss", "x-tos") if f"{v}-expires" in query)
+            signed = datetime.strptime(query[f"{vendor}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            moment = signed + timedelta(seconds=int(query[f"{vendor}-expires"]))
+        return rfc3339(round(moment.timestamp() * 1000))
+    except (ValueError, OverflowError, KeyError, StopIteration, OSError):
+        return None

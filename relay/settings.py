@@ -1,0 +1,246 @@
+"""Every option, typed, in one place: the environment over `config/relay.toml` over the defaults here.
+
+A field's alias is its environment variable; its own name is its key in the file. A secret may also come from a file
+named by `NAME_FILE`. `config/relay.toml` documents each, and a test keeps the two together.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from relay.cadence import Cadence
+from relay.errors import ConfigError
+from relay.signing import key_of
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DAY = 86400.0
+
+
+def duration(value: object) -> object:
+    """Seconds from `90`, `90s`, `5m`, `2h`, `30d`."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
+        if not match:
+            raise ValueError("must be a number of seconds, or one such as 90s, 5m, 2h, 30d")
+        return float(match[1]) * UNITS[match[2] or "s"]
+    return value
+
+
+def _list(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _schedule(value: object) -> object:
+    return [duration(part) for part in parts] if isinstance(parts := _list(value), list) else value
+
+
+def _cadence(value: object) -> object:
+    """`MIN` or `MIN-MAX` seconds, as a cadence that replaces every provider's."""
+    if isinstance(value, int | float):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(?:\s*-\s*(\d+(?:\.\d+)?))?\s*", value)
+    least, most = (float(match[1]), float(match[2] or match[1])) if match else (0.0, 0.0)
+    if not 0.05 <= least <= most <= 3600:
+        raise ValueError("must be MIN or MIN-MAX seconds between 0.05 and 3600, such as 5 or 0.5-2")
+    return Cadence(first=least, steady=most, growth=1.5, floor=least)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(str(value))
+    except ValueError:
+        raise ValueError("must be networks in CIDR notation, such as 10.0.0.0/8,fd00::/8") from None
+
+
+def _signing_secret(value: str) -> str:
+    key_of(value)
+    return value
+
+
+def _database_url(value: str) -> str:
+    if not re.match(r"(postgres(ql)?(\+psycopg)?|sqlite)://", value):
+        raise ValueError("must begin with postgres://, postgresql:// or sqlite:///")
+    try:
+        make_url(value)
+    except (ArgumentError, ValueError):  # its text holds what it could not read, a piece of the password perhaps
+        raise ValueError("must be like postgres://user:password@host:5432/name, special characters escaped") from None
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(duration), Field(ge=0, le=3650 * DAY)]
+Networks = Annotated[
+    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...], BeforeValidator(_list)
+]
+Words = Annotated[tuple[str, ...], BeforeValidator(_list)]
+
+
+class Settings(BaseModel):
+    """The effective configuration.
+
+    Attributes:
+        sources: where each value came from, `environment`, `file` or `default`, by field name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+
+    port: int = Field(8000, alias="PORT", ge=0, le=65535)
+    host: str = Field("", alias="RELAY_HOST")
+    base_url: str = Field("", alias="RELAY_BASE_URL", pattern=r"^(https?://[^\s?#]+)?$")
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        "sqlite:///relay.db", alias="DATABASE_URL", repr=False
+    )
+    database_pool: int = Field(2, alias="RELAY_DATABASE_POOL", ge=1, le=100)
+    secret_key: Words = Field((), alias="RELAY_SECRET_KEY", repr=False)
+    api_key: str | None = Field(None, alias="RELAY_API_KEY", min_length=8, repr=False)
+    signing_secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
+        None, alias="RELAY_SIGNING_SECRET", repr=False
+    )
+    provider: str = Field("unified-video", alias="RELAY_PROVIDER")
+    poll_interval: Annotated[Cadence, BeforeValidator(_cadence)] | None = Field(None, alias="RELAY_POLL_INTERVAL")
+    retry_schedule: Annotated[tuple[Duration, ...], BeforeValidator(_schedule)] = Field(
+        (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400), alias="RELAY_RETRY_SCHEDULE", min_length=1
+    )
+    expires_in: Duration = Field(DAY, alias="RELAY_EXPIRES_IN", ge=1)
+    max_expires_in: Duration = Field(30 * DAY, alias="RELAY_MAX_EXPIRES_IN", ge=1)
+    allowed_networks: Networks = Field((), alias="RELAY_ALLOWED_NETWORKS")
+    egress_proxy: str | None = Field(None, alias="RELAY_EGRESS_PROXY", pattern=r"^http://[^\s?#]+$", repr=False)
+    rate_limit: int = Field(500, alias="RELAY_RATE_LIMIT", ge=1)
+    max_watches: int = Field(1_000_000, alias="RELAY_MAX_WATCHES", ge=1)
+    cors_origins: Words = Field((), alias="RELAY_CORS_ORIGINS")
+    slack_bot_token: str | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
+    slack_api_url: str = Field("https://slack.com/api/", alias="SLACK_API_URL", pattern=r"^https?://[^\s?#]+$")
+    slack_hook_hosts: Words = Field(("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS")
+    metrics_token: str | None = Field(None, alias="RELAY_METRICS_TOKEN", min_length=8, repr=False)
+    ephemeral: bool = Field(False, alias="RELAY_EPHEMERAL")
+    sandbox: bool | None = Field(None, alias="RELAY_SANDBOX")
+    retention: Duration = Field(30 * DAY, alias="RELAY_RETENTION", ge=60)
+    grace: Duration = Field(20, alias="RELAY_GRACE", le=300)
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", alias="LOG_LEVEL"
+    )
+    log_format: Literal["text", "json"] = Field("text", alias="LOG_FORMAT")
+
+    config: Path = Field(Path("config"), alias="RELAY_CONFIG")
+    deployed: bool = Field(False, alias="DYNO")
+    sources: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if (self.api_key is None) != (self.signing_secret is None):
+            raise ValueError("RELAY_API_KEY and RELAY_SIGNING_SECRET make one app: set both or neither")
+        if any(len(key) < 16 for key in self.secret_key):
+            raise ValueError("RELAY_SECRET_KEY: each key must have at least 16 characters")
+        if self.expires_in > self.max_expires_in:
+            raise ValueError("RELAY_EXPIRES_IN must not be longer than RELAY_MAX_EXPIRES_IN")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is a SQLite file of this machine."""
+        return self.database_url.startswith("sqlite")
+
+    @property
+    def sandbox_on(self) -> bool:
+        """Whether the sandbox upstream may be used: as told, else wherever this is not a deployment."""
+        return self.sandbox if self.sandbox is not None else self.embedded and not self.deployed
+
+    @property
+    def bind(self) -> str:
+        """The address to listen on: as told, else every one where a platform sets PORT, else loopback."""
+        return self.host or ("0.0.0.0" if self.sources.get("port") == "environment" else "127.0.0.1")  # noqa: S104
+
+    @property
+    def public_url(self) -> str:
+        """Where people and receivers reach this deployment, without a trailing slash."""
+        return self.base_url.rstrip("/") or f"http://127.0.0.1:{self.port}"
+
+
+_OPTIONS = {n: f for n, f in Settings.model_fields.items() if n not in ("config", "deployed", "sources")}
+
+
+def config_folder(environ: Mapping[str, str]) -> Path:
+    """`RELAY_CONFIG`, else `config/` here, else the copy that comes with the package.
+
+    Raises:
+        ConfigError: RELAY_CONFIG names no folder.
+    """
+    if given := environ.get("RELAY_CONFIG"):
+        if not Path(given).is_dir():
+            raise ConfigError(f"RELAY_CONFIG: '{given}' is not a folder")
+        return Path(given)
+    package = Path(__file__).parent
+    return next(
+        f for f in (Path("config"), package / "_config", package.parent / "config") if (f / "providers").is_dir()
+    )
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The effective configuration of this environment.
+
+    Raises:
+        ConfigError: one line that names the variable, what was read (never a secret) and what is allowed.
+    """
+    folder = config_folder(environ)
+    values = _file_values(folder / "relay.toml")
+    sources = {name: "file" if name in values else "default" for name in _OPTIONS}
+    for name, field in _OPTIONS.items():
+        if field.alias and (found := from_environment(field.alias, environ)) is not None:
+            values[name], sources[name] = found, "environment"
+    try:
+        deployed = bool(environ.get("DYNO"))
+        return Settings.model_validate({**values, "config": folder, "deployed": deployed, "sources": sources})
+    except ValidationError as error:
+        _refuse(error, values, sources)
+
+
+def from_environment(variable: str, environ: Mapping[str, str]) -> str | None:
+    """The value of a variable or of the file that `VARIABLE_FILE` names; an empty one counts as unset."""
+    if value := environ.get(variable):
+        return value
+    if file := environ.get(f"{variable}_FILE"):
+        try:
+            return Path(file).read_text("utf-8").strip() or None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{variable}_FILE: {error}") from None
+    return None
+
+
+def _file_values(file: Path) -> dict[str, Any]:
+    """What the file sets; as in the environment, an empty text counts as unset."""
+    if not file.exists():
+        return {}
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    for name in values:
+        if name not in _OPTIONS:
+            raise ConfigError(f"{file}: '{name}' is not an option")
+    return {name: value for name, value in values.items() if value != ""}
+
+
+def _refuse(error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str]) -> NoReturn:
+    first = error.errors()[0]
+    why = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        raise ConfigError(why)
+    name = next((n for n, f in Settings.model_fields.items() if first["loc"][0] in (n, f.alias)), str(first["loc"][0]))
+    field = Settings.model_fields[name]
+    label = field.alias if sources.get(name) == "environment" else f"config/relay.toml: {name}"
+    read = "(a secret, not shown)" if field.repr is False else repr(values.get(name))
+    raise ConfigError(f"{label}: {why}, not {read}")

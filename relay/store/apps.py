@@ -1,0 +1,92 @@
+"""Every query about calling applications, named by its intent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from relay.errors import Conflict
+from relay.model import Millis
+from relay.store.schema import AnyRow, apps
+
+DEFAULT = "default"
+"""The name of the app that the environment declares."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A calling application; `secrets` is sealed for its id."""
+
+    id: str
+    name: str
+    secrets: bytes
+    created_at: Millis
+    disabled_at: Millis | None
+    last_used_at: Millis | None
+
+
+_columns = (apps.c.id, apps.c.name, apps.c.secrets, apps.c.created_at, apps.c.disabled_at, apps.c.last_used_at)
+
+
+def create(tx: sa.Connection, app_id: str, name: str, key_hash: bytes, secrets: bytes, now: Millis) -> None:
+    """Adds an app.
+
+    Raises:
+        Conflict: the name is taken.
+    """
+    if tx.execute(sa.select(apps.c.id).where(apps.c.name == name)).first():
+        raise Conflict(f"an app named '{name}' exists already")
+    row = {"id": app_id, "name": name, "key_hash": key_hash, "secrets": secrets, "created_at": now}
+    tx.execute(sa.insert(apps).values(row))
+
+
+def by_name(tx: sa.Connection, name: str) -> App | None:
+    """The app of that name."""
+    return _app(tx.execute(sa.select(*_columns).where(apps.c.name == name)).first())
+
+
+def change(tx: sa.Connection, app_id: str, /, **values: Any) -> None:
+    """Gives an app a new `key_hash` or new `secrets`, or disables it (`disabled_at`)."""
+    tx.execute(sa.update(apps).where(apps.c.id == app_id).values(**values))
+
+
+def used(tx: sa.Connection, app_id: str, now: Millis) -> None:
+    """Notes that an app's key was used."""
+    change(tx, app_id, last_used_at=now)
+
+
+def declare(tx: sa.Connection, app_id: str, key_hash: bytes, secrets: bytes, now: Millis) -> None:
+    """Makes the app named `default` what the environment says.
+
+    Raises:
+        Conflict: another app has the same key.
+    """
+    other = sa.select(apps.c.name).where(apps.c.key_hash == key_hash, apps.c.id != app_id)
+    if name := tx.execute(other).scalar():
+        raise Conflict(f"RELAY_API_KEY is the key of the app '{name}'")
+    declared = sa.update(apps).where(apps.c.id == app_id).values(key_hash=key_hash, secrets=secrets, disabled_at=None)
+    if not tx.execute(declared).rowcount:
+        create(tx, app_id, DEFAULT, key_hash, secrets, now)
+
+
+def by_key(tx: sa.Connection, key_hash: bytes) -> App | None:
+    """The app with this API key, unless it is disabled."""
+    query = sa.select(*_columns).where(apps.c.key_hash == key_hash, apps.c.disabled_at.is_(None))
+    return _app(tx.execute(query).first())
+
+
+def secrets(tx: sa.Connection, app_id: str) -> bytes | None:
+    """The sealed signing secrets of an app."""
+    return tx.execute(sa.select(apps.c.secrets).where(apps.c.id == app_id)).scalar()
+
+
+def every(tx: sa.Connection) -> Sequence[App]:
+    """All apps, oldest first."""
+    return [App(*tuple(row)) for row in tx.execute(sa.select(*_columns).order_by(apps.c.created_at, apps.c.id))]
+
+
+def _app(row: AnyRow | None) -> App | None:
+    return None if row is None else App(*tuple(row))

@@ -1,0 +1,396 @@
+"""Every query about events, deliveries and attempts, named by its intent. Each is the inside of one transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from relay.errors import Conflict, NotFound
+from relay.ids import derived_id, new_id
+from relay.model import Attempt, DeliveryState, Event, EventType, Millis
+from relay.store import health
+from relay.store.notify import DELIVER, announce
+from relay.store.schema import AnyRow, ailments, attempts, deliveries, events, targets, watches
+
+END = "end"
+"""The key of the event that tells a watch's end."""
+
+SINGLE_ATTEMPT = (EventType.PROGRESS,)
+"""Events that are never tried again: the next one says more."""
+
+
+# Telling
+
+
+def tell(tx: sa.Connection, told: Sequence[tuple[str, str, Event]]) -> int:
+    """Writes events and, for each target that wants one, its delivery.
+
+    The caller's transaction is the one that ends the watch: neither can be without the other.
+
+    Args:
+        told: (watch id, app id, event).
+
+    Returns:
+        How many deliveries were made.
+    """
+    if not told:
+        return 0
+    rows = [
+        {"watch_id": watch_id, "key": event.key, "type": event.type, "at": event.at, "body": event.body}
+        for watch_id, _, event in told
+    ]
+    tx.execute(sa.insert(events), rows)
+    of_watch: defaultdict[str, list[AnyRow]] = defaultdict(list)
+    query = sa.select(targets).where(targets.c.watch_id.in_({watch_id for watch_id, *_ in told}))
+    for target in tx.execute(query.order_by(targets.c.id)):
+        of_watch[target.watch_id].append(target)
+    made = [
+        _new_delivery(app_id, target, event.key, event.type, event.at)
+        for watch_id, app_id, event in told
+        for target in of_watch[watch_id]
+        if event.type in target.events.split(",")
+    ]
+    _send_out(tx, made)
+    return len(made)
+
+
+def tell_late(tx: sa.Connection, target_ids: Sequence[str], now: Millis) -> None:
+    """Tells the end, which has already been, to targets that came after it."""
+    query = (
+        sa.select(targets, watches.c.app_id, events.c.type.label("event_type"))
+        .join(watches, watches.c.id == targets.c.watch_id)
+        .join(events, sa.and_(events.c.watch_id == targets.c.watch_id, events.c.key == END))
+        .where(targets.c.id.in_(target_ids))
+    )
+    made = [
+        _new_delivery(row.app_id, row, END, row.event_type, now)
+        for row in tx.execute(query)
+        if row.event_type in row.events.split(",")
+    ]
+    _send_out(tx, made)
+
+
+def _send_out(tx: sa.Connection, made: Sequence[dict[str, Any]]) -> None:
+    if made:
+        tx.execute(sa.insert(deliveries), made)
+        announce(tx, DELIVER)
+
+
+def _new_delivery(app_id: str, target: AnyRow, key: str, event_type: str, at: Millis) -> dict[str, Any]:
+    open_ = target.ended_at is None
+    return {
+        "id": new_id("dlv"),
+        "webhook_id": derived_id("evt", target.watch_id, target.id, key),
+        "app_id": app_id,
+        "watch_id": target.watch_id,
+        "target_id": target.id,
+        "event_key": key,
+        "event_type": event_type,
+        "place": target.place,
+        "host": target.host,
+        "state": DeliveryState.PENDING if open_ else DeliveryState.DEAD,
+        "reason": target.ended_why,
+        "attempts": 0,
+        "counted": 0,
+        "next_attempt_at": at if open_ else None,
+        "created_at": at,
+        "settled_at": None if open_ else at,
+    }
+
+
+# Sending
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A delivery that is ours to send until its lease runs out, with all that sending it takes.
+
+    Attributes:
+        ailing: deliveries to its place have used up their schedules lately.
+        probe_id: the place is unwell, and this is the one delivery that may try it.
+        probe_at: the place is unwell; when it is tried next.
+    """
+
+    id: str
+    lease: str
+    webhook_id: str
+    app_id: str
+    watch_id: str
+    host: str
+    event_type: str
+    attempts: int
+    counted: int
+    target_id: str
+    target_type: str
+    address: bytes
+    body: bytes
+    created_at: Millis
+    place: str
+    ailing: bool
+    probe_id: str | None
+    probe_at: Millis | None
+
+    @property
+    def held(self) -> bool:
+        """Whether it must wait until its place is well again."""
+        return self.probe_at is not None and self.probe_id != self.id
+
+
+def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, most: int) -> list[Claim]:
+    """Takes up to `most` due deliveries that nobody else is taking, first attempts before retries."""
+    c = deliveries.c
+    due = (
+        sa.select(c.id)
+        .where(c.next_attempt_at <= now)
+        .order_by(sa.case((c.attempts == 0, 0), else_=1), c.next_attempt_at)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    change = sa.update(deliveries).where(c.id.in_(sa.select(due.c.id))).values(next_attempt_at=until, lease=lease)
+    taken = list(tx.execute(change.returning(c.id)).scalars())
+    if not taken:
+        return []
+    query = (
+        sa.select(
+            c.id,
+            c.lease,
+            c.webhook_id,
+            c.app_id,
+            c.watch_id,
+            c.host,
+            c.event_type,
+            c.attempts,
+            c.counted,
+            targets.c.id,
+            targets.c.type,
+            targets.c.address,
+            events.c.body,
+            c.created_at,
+            c.place,
+            ailments.c.place.is_not(None),
+            ailments.c.probe_id,
+            ailments.c.probe_at,
+        )
+        .join(targets, targets.c.id == c.target_id)
+        .join(ailments, ailments.c.place == c.place, isouter=True)
+        .join(events, sa.and_(events.c.watch_id == c.watch_id, events.c.key == c.event_key))
+        .where(c.id.in_(taken))
+        .order_by(c.id)
+    )
+    return [Claim(*tuple(row)) for row in tx.execute(query)]
+
+
+def next_due(tx: sa.Connection) -> Millis | None:
+    """When the next delivery comes due, or its claim runs out."""
+    return tx.execute(sa.select(sa.func.min(deliveries.c.next_attempt_at))).scalar()
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of a claim.
+
+    Attributes:
+        attempt: None if it was not sent after all: put off, or held.
+        counted: attempts that count against the schedule, this one included if it does.
+        state: what the delivery has become, and `reason` why it is not delivered.
+        next_attempt_at: None once settled, or held.
+        exhausted: it has used up its schedule.
+    """
+
+    claim: Claim
+    attempt: Attempt | None
+    counted: int
+    state: DeliveryState
+    next_attempt_at: Millis | None
+    settled_at: Millis | None = None
+    reason: str | None = None
+    exhausted: bool = False
+
+
+def record(tx: sa.Connection, tried: Sequence[Tried]) -> None:
+    """Writes down what came of many claims. What somebody else has claimed meanwhile is left alone."""
+    c = deliveries.c
+    leases = {one.claim.id: one.claim.lease for one in tried}
+    query = sa.select(c.id, c.lease).where(c.id.in_(leases)).order_by(c.id).with_for_update()
+    mine = {row.id for row in tx.execute(query) if row.lease == leases[row.id]}
+    kept = [one for one in tried if one.claim.id in mine]
+    mine_now = sa.update(deliveries).where(c.id == sa.bindparam("claimed"))
+    put_off = [one for one in kept if one.attempt is None and one.next_attempt_at is not None]
+    if put_off:
+        later = mine_now.values(lease=None, next_attempt_at=sa.bindparam("due"))
+        tx.execute(later, [{"claimed": one.claim.id, "due": one.next_attempt_at} for one in put_off])
+    changed = [one for one in kept if one.attempt is not None or one.next_attempt_at is None]
+    if changed:
+        tx.execute(
+            mine_now.values(
+                lease=None,
+                state=sa.bindparam("new_state"),
+                reason=sa.bindparam("new_reason"),
+                attempts=sa.bindparam("new_attempts"),
+                counted=sa.bindparam("new_counted"),
+                next_attempt_at=sa.bindparam("due"),
+                settled_at=sa.bindparam("new_settled_at"),
+            ),
+            [_changed(one) for one in changed],
+        )
+    made = [_attempt_row(one.claim.id, one.attempt) for one in kept if one.attempt]
+    if made:
+        tx.execute(sa.insert(attempts), made)
+    for one in kept:
+        if one.attempt and one.attempt.outcome.ends_target and one.settled_at is not None:
+            _end_target(tx, one.claim.target_id, one.settled_at, one.reason)
+        if one.claim.ailing and one.state is DeliveryState.DELIVERED and one.settled_at is not None:
+            health.heal(tx, [one.claim.place], one.settled_at)
+        if one.exhausted and one.settled_at is not None:
+            health.worsen(tx, one.claim.place, one.settled_at)
+
+
+def _changed(one: Tried) -> dict[str, Any]:
+    return {
+        "claimed": one.claim.id,
+        "new_state": one.state,
+        "new_reason": one.reason,
+        "new_attempts": one.attempt.number if one.attempt else one.claim.attempts,
+        "new_counted": one.counted,
+        "due": one.next_attempt_at,
+        "new_settled_at": one.settled_at,
+    }
+
+
+def _end_target(tx: sa.Connection, target_id: str, at: Millis, why: str | None) -> None:
+    """Nothing more goes to this target; what was still pending for it is dead, and can be replayed."""
+    c = deliveries.c
+    tx.execute(sa.update(targets).where(targets.c.id == target_id).values(ended_at=at, ended_why=why))
+    tx.execute(
+        sa.update(deliveries)
+        .where(c.target_id == target_id, c.state == DeliveryState.PENDING)
+        .values(state=DeliveryState.DEAD, reason=why, next_attempt_at=None, lease=None, settled_at=at)
+    )
+
+
+def _attempt_row(delivery_id: str, attempt: Attempt) -> dict[str, Any]:
+    outcome = attempt.outcome
+    return {
+        "delivery_id": delivery_id,
+        "number": attempt.number,
+        "at": attempt.at,
+        "latency_ms": attempt.latency_ms,
+        "verdict": outcome.verdict,
+        "status": outcome.status,
+        "error": outcome.error,
+        "note": outcome.note,
+        "answer": outcome.answer,
+        "truncated": outcome.truncated,
+    }
+
+
+# Reading and replaying, for the app that owns them
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored delivery with its target's type and its attempts, oldest first."""
+
+    row: AnyRow
+    attempts: tuple[AnyRow, ...]
+
+
+def read(tx: sa.Connection, app_id: str, delivery_id: str) -> Found:
+    """One delivery.
+
+    Raises:
+        NotFound: this app has none of that id.
+    """
+    query = sa.select(deliveries).where(deliveries.c.id == delivery_id, deliveries.c.app_id == app_id)
+    if (row := tx.execute(query).first()) is None:
+        raise NotFound(f"there is no delivery '{delivery_id[:64]}'")
+    return _found(tx, [row])[0]
+
+
+def newest(
+    tx: sa.Connection,
+    app_id: str,
+    limit: int,
+    before: str | None = None,
+    state: DeliveryState | None = None,
+    watch_id: str | None = None,
+) -> list[Found]:
+    """An app's deliveries, newest first, beginning after the id `before`."""
+    c = deliveries.c
+    query = sa.select(deliveries).where(c.app_id == app_id).order_by(c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(c.id < before)
+    for column, value in ((c.state, state), (c.watch_id, watch_id)):
+        if value is not None:
+            query = query.where(column == value)
+    return _found(tx, list(tx.execute(query)))
+
+
+def _found(tx: sa.Connection, rows: Sequence[AnyRow]) -> list[Found]:
+    of_delivery: defaultdict[str, list[AnyRow]] = defaultdict(list)
+    query = sa.select(attempts).where(attempts.c.delivery_id.in_([row.id for row in rows]))
+    for attempt in tx.execute(query.order_by(attempts.c.delivery_id, attempts.c.number)):
+        of_delivery[attempt.delivery_id].append(attempt)
+    return [Found(row, tuple(of_delivery[row.id])) for row in rows]
+
+
+def retry(tx: sa.Connection, app_id: str, delivery_id: str, now: Millis) -> Found:
+    """Sends a delivery again now, whatever became of it, with a fresh schedule and the same `webhook-id`.
+
+    Raises:
+        NotFound: this app has none of that id.
+        Conflict: it is being sent at this moment.
+    """
+    found = read(tx, app_id, delivery_id)
+    if found.row.lease is not None and found.row.next_attempt_at > now:
+        raise Conflict("this delivery is being sent at this moment; look at its attempts in a few seconds")
+    _replay(tx, sa.and_(deliveries.c.id == delivery_id, deliveries.c.app_id == app_id), now)
+    return read(tx, app_id, delivery_id)
+
+
+def retry_many(
+    tx: sa.Connection,
+    app_id: str,
+    now: Millis,
+    state: DeliveryState = DeliveryState.DEAD,
+    since: Millis | None = None,
+    until: Millis | None = None,
+    host: str | None = None,
+) -> int:
+    """Sends again every delivery of an app in `state`, made between `since` and `until`, to `host`.
+
+    Returns:
+        How many.
+    """
+    c = deliveries.c
+    chosen = sa.and_(c.app_id == app_id, c.state == state, c.lease.is_(None), c.event_type.not_in(SINGLE_ATTEMPT))
+    for condition in (
+        None if since is None else c.created_at >= since,
+        None if until is None else c.created_at < until,
+        None if host is None else c.host == host,
+    ):
+        if condition is not None:
+            chosen = sa.and_(chosen, condition)
+    return _replay(tx, chosen, now)
+
+
+def _replay(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis) -> int:
+    """Makes deliveries due now. Ended targets are open again and unwell places count as well: somebody asked for it."""
+    of_targets = sa.select(deliveries.c.target_id).where(chosen)
+    tx.execute(sa.update(targets).where(targets.c.id.in_(of_targets)).values(ended_at=None, ended_why=None))
+    places = list(tx.execute(sa.select(deliveries.c.place).where(chosen).distinct()).scalars())
+    change = (
+        sa.update(deliveries)
+        .where(chosen)
+        .values(state=DeliveryState.PENDING, reason=None, counted=0, next_attempt_at=now, lease=None, settled_at=None)
+    )
+    replayed = tx.execute(change).rowcount
+    if replayed:
+        health.heal(tx, places, now)
+        announce(tx, DELIVER)
+    return replayed

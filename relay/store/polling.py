@@ -1,0 +1,215 @@
+"""Every query of polling: claim what is due, save what came of it. Each function is the inside of one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from relay.model import Event, EventType, Millis, State, Watch
+from relay.store.outbox import tell
+from relay.store.schema import answers, watches
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A watch that is ours to poll until its lease runs out."""
+
+    id: str
+    app_id: str
+    provider: str
+    task_id: str
+    lease: str
+    metadata: str
+    upstream_key: bytes | None
+    wants_progress: bool
+    progress_told_at: Millis | None
+    answer_hash: int | None
+    last_poll_at: Millis | None
+    watch: Watch
+
+
+_due = (
+    sa.select(watches.c.id)
+    .where(watches.c.next_poll_at <= sa.bindparam("now"))
+    .order_by(watches.c.next_poll_at)
+    .limit(sa.bindparam("most"))
+    .with_for_update(skip_locked=True)
+    .cte("due")
+)
+_claim = (
+    sa.update(watches)
+    .where(watches.c.id.in_(sa.select(_due.c.id)))
+    .values(next_poll_at=sa.bindparam("until"), lease=sa.bindparam("by"))
+    .returning(
+        watches.c.id,
+        watches.c.app_id,
+        watches.c.provider,
+        watches.c.task_id,
+        watches.c.lease,
+        watches.c.metadata,
+        watches.c.upstream_key,
+        watches.c.wants_progress,
+        watches.c.progress_told_at,
+        watches.c.answer_hash,
+        watches.c.last_poll_at,
+        watches.c.created_at,
+        watches.c.expires_at,
+        watches.c.upstream_status,
+        watches.c.progress,
+        watches.c.error,
+        watches.c.polls,
+        watches.c.misses,
+        watches.c.unknowns,
+        watches.c.unknown_since,
+        watches.c.bares,
+    )
+)
+
+
+def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, most: int) -> list[Claim]:
+    """Takes up to `most` due watches that nobody else is taking, longest overdue first; they come due again `until`."""
+    rows = tx.execute(_claim, {"now": now, "until": until, "by": lease, "most": most})
+    return [_claimed(*tuple(row)) for row in rows]
+
+
+def _claimed(*row: Any) -> Claim:
+    """The columns of `_claim` in their order: first the claim's own, then the watch's."""
+    created_at, expires_at, status, progress, error, *counts = row[11:]
+    known = Watch(created_at, expires_at, State.WATCHING, status, progress, None, _json(error), *counts)
+    return Claim(*(*row[:11], known))
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)
+
+
+def next_due(tx: sa.Connection) -> Millis | None:
+    """When the next watch comes due, or its claim runs out."""
+    return tx.execute(sa.select(sa.func.min(watches.c.next_poll_at))).scalar()
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What came of a claim.
+
+    Attributes:
+        watch: what it has become, or None if it was not asked after all.
+        next_poll_at: None once ended.
+        answer: the upstream's answer if it differs from the stored one.
+        event: what is to be told, if anything.
+    """
+
+    claim: Claim
+    watch: Watch | None
+    asked_at: Millis
+    next_poll_at: Millis | None
+    estimated_end: Millis | None = None
+    answer: bytes | None = None
+    answer_hash: int | None = None
+    event: Event | None = None
+
+
+_mine = (watches.c.id == sa.bindparam("claimed"), watches.c.lease == sa.bindparam("by"))
+_release = sa.update(watches).where(*_mine).values(next_poll_at=sa.bindparam("due"), lease=None)
+_save = (
+    sa.update(watches)
+    .where(*_mine)
+    .values(
+        {
+            name: sa.bindparam(f"new_{name}")
+            for name in (
+                "state",
+                "upstream_status",
+                "progress",
+                "estimated_end",
+                "result",
+                "error",
+                "polls",
+                "misses",
+                "unknowns",
+                "unknown_since",
+                "bares",
+                "last_poll_at",
+                "next_poll_at",
+                "answer_hash",
+                "progress_told_at",
+                "ended_at",
+            )
+        }
+        | {"lease": None}
+    )
+)
+
+
+def save(tx: sa.Connection, polled: Sequence[Polled]) -> int:
+    """Writes what came of many claims, and with every end its event and deliveries, in this one transaction.
+
+    What was claimed by somebody else meanwhile, or stopped, is left alone.
+
+    Returns:
+        How many deliveries were made.
+    """
+    released = [p for p in polled if p.watch is None]
+    if released:
+        tx.execute(_release, [{"claimed": p.claim.id, "by": p.claim.lease, "due": p.next_poll_at} for p in released])
+    heard = [p for p in polled if p.watch is not None]
+    # Whoever writes beside the row itself must know that the lease still holds.
+    mine = _still_mine(tx, [p.claim for p in heard if p.answer is not None or p.event is not None])
+    if heard:
+        tx.execute(_save, [_saved(p, p.watch) for p in heard if p.watch is not None])
+    _keep_answers(tx, [p for p in heard if p.answer is not None and p.claim.id in mine])
+    return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in heard if p.event and p.claim.id in mine])
+
+
+def _still_mine(tx: sa.Connection, claims: Sequence[Claim]) -> set[str]:
+    if not claims:
+        return set()
+    leases = {one.id: one.lease for one in claims}
+    query = sa.select(watches.c.id, watches.c.lease).where(watches.c.id.in_(leases)).order_by(watches.c.id)
+    return {row.id for row in tx.execute(query.with_for_update()) if row.lease == leases[row.id]}
+
+
+def _saved(polled: Polled, watch: Watch) -> dict[str, Any]:
+    claim = polled.claim
+    told = polled.event is not None and polled.event.type is EventType.PROGRESS
+    return {
+        "claimed": claim.id,
+        "by": claim.lease,
+        "new_state": watch.state,
+        "new_upstream_status": watch.upstream_status,
+        "new_progress": watch.progress,
+        "new_estimated_end": polled.estimated_end,
+        "new_result": None if watch.result is None else orjson.dumps(watch.result).decode(),
+        "new_error": None if watch.error is None else orjson.dumps(watch.error).decode(),
+        "new_polls": watch.polls,
+        "new_misses": watch.misses,
+        "new_unknowns": watch.unknowns,
+        "new_unknown_since": watch.unknown_since,
+        "new_bares": watch.bares,
+        "new_last_poll_at": polled.asked_at,
+        "new_next_poll_at": polled.next_poll_at,
+        "new_answer_hash": polled.answer_hash,
+        "new_progress_told_at": polled.asked_at if told else claim.progress_told_at,
+        "new_ended_at": watch.ended_at,
+    }
+
+
+def _keep_answers(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+    first = [p for p in polled if p.claim.answer_hash is None]
+    again = [p for p in polled if p.claim.answer_hash is not None]
+    if first:
+        rows = [{"watch_id": p.claim.id, "body": p.answer, "at": p.asked_at} for p in first]
+        tx.execute(sa.insert(answers), rows)
+    if again:
+        change = sa.update(answers).where(answers.c.watch_id == sa.bindparam("of"))
+        change = change.values(body=sa.bindparam("new_body"), at=sa.bindparam("new_at"))
+        tx.execute(change, [{"of": p.claim.id, "new_body": p.answer, "new_at": p.asked_at} for p in again])
+
+
+def answer(tx: sa.Connection, watch_id: str) -> bytes | None:
+    """The upstream's last JSON answer about a watched task."""
+    return tx.execute(sa.select(answers.c.body).where(answers.c.watch_id == watch_id)).scalar()

@@ -1,0 +1,1 @@
+"""The HTTP side: the API, its description, and the health of the process."""

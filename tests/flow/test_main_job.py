@@ -1,0 +1,78 @@
+"""The sentence at the top of the design, from end to end: registered, polled, ended, told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from itertools import cycle, islice
+
+import pytest
+
+from tests.support.deployment import SECRET, Deployment
+from tests.support.parties import Answer, Receiver, Upstream, done, says, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_task_that_completes_is_told_once_and_signed(
+    relay: Deployment, upstream: Upstream, receiver: Receiver
+) -> None:
+    upstream.scripts["sora-2:task_1"] = [says("pending"), says("processing", progress=50), done()]
+    registered = await relay.register("sora-2:task_1", f"{receiver.url}/hook", metadata={"order": "42"})
+
+    (post,) = await receiver.wait_for(1)
+    receiver.verify(SECRET)
+    assert post.event["type"] == "task.completed"
+    data = post.event["data"]
+    assert data["watch_id"] == registered["id"]
+    assert data["metadata"] == {"order": "42"}
+    assert data["result"]["url"] == "https://cdn.example/v.mp4"
+    assert data["upstream"] == {"id": "task", "status": "completed", "video_url": "https://cdn.example/v.mp4"}
+    watch = await relay.watch(registered["id"])
+    assert (watch["state"], watch["polls"], watch["progress"]) == ("completed", 3, 1.0)
+    (delivery,) = await until(lambda: relay.deliveries(watch_id=registered["id"], state="delivered"))
+    assert delivery["webhook_id"] == post.webhook_id
+    assert upstream.heads[0][1]["authorization"] == "Bearer sk-upstream"
+
+
+async def test_mixed_endings_arrive_exactly_once_per_target_and_none_before_its_end(
+    relay: Deployment, upstream: Upstream, receiver: Receiver
+) -> None:
+    """Many tasks, every kind of trouble on the way."""
+    rng = random.Random(1)
+    started = time.monotonic()
+    trouble = [
+        says("pending"),
+        Answer(b"<html>busy</html>"),
+        Answer(b"", 500),
+        Answer(b'{"status": "comp'),
+        says("new"),
+    ]
+    ends: dict[str, tuple[float, str]] = {}
+    for number, kind in enumerate(islice(cycle(("task.completed", "task.completed", "task.failed")), 120)):
+        task_id, end = f"task-{number}", rng.uniform(0.3, 3.0)
+        ends[task_id] = (started + end, kind)
+        last = done() if kind == "task.completed" else says("failed", error="no")
+        upstream.scripts[task_id] = lambda n, end=end, last=last: (
+            last if time.monotonic() - started >= end else trouble[n % len(trouble) if n % 7 == 3 else 0]
+        )
+    body = {
+        "watches": [
+            {
+                "task_id": task_id,
+                "targets": [{"type": "webhook", "url": f"{receiver.url}/{leaf}"} for leaf in ("a", "b")],
+            }
+            for task_id in ends
+        ]
+    }
+    answer = (await relay.http.post("/v1/watches/batch", json=body)).json()["data"]
+    assert {item["status"] for item in answer} == {201}
+
+    await receiver.wait_for(2 * len(ends), within=30)
+    await asyncio.sleep(0.3)  # what came twice would come now
+    receiver.verify(SECRET)
+    told = [(post.event["data"]["task_id"], post.path, post.event["type"]) for post in receiver.posts]
+    assert sorted(told) == sorted((task, f"/{leaf}", kind) for task, (_, kind) in ends.items() for leaf in ("a", "b"))
+    assert len({post.webhook_id for post in receiver.posts}) == 2 * len(ends)
+    assert all(post.at >= ends[post.event["data"]["task_id"]][0] for post in receiver.posts)

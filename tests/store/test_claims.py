@@ -1,0 +1,292 @@
+"""The guards of the claim: whoever lost its lease changes nothing, an end is told once, with it or not at all."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+
+from relay.ids import derived_id
+from relay.model import Attempt, DeliveryState, Outcome, Verdict
+from relay.store import Database, health, invariant, outbox, polling, processes, watches
+from relay.store.schema import answers, attempts, deliveries, events
+from relay.store.schema import watches as watch_rows
+from tests.support import rows
+from tests.support.rows import NOW
+
+
+def count(db: Database, table: sa.Table) -> int:
+    return int(db.run_here(lambda tx: tx.execute(sa.select(sa.func.count()).select_from(table)).scalar()) or 0)
+
+
+def sound(db: Database) -> bool:
+    return db.run_here(invariant.violations) == []
+
+
+def claim_deliveries(db: Database, now: int = NOW, lease: str = "me.1") -> list[outbox.Claim]:
+    return db.run_here(outbox.claim, now, now + 60_000, lease, 100)
+
+
+def tried(one: outbox.Claim, state: DeliveryState, at: int = NOW, *, exhausted: bool = False) -> outbox.Tried:
+    outcome = Outcome(Verdict.DELIVERED if state is DeliveryState.DELIVERED else Verdict.RETRY)
+    attempt = Attempt(one.attempts + 1, at, 5, outcome)
+    due = at + 5000 if state is DeliveryState.PENDING else None
+    return outbox.Tried(one, attempt, one.counted + 1, state, due, None if due else at, None, exhausted)
+
+
+def test_a_claim_takes_what_is_due_and_nobody_takes_it_again(db: Database) -> None:
+    app = rows.app(db)
+    ids = [rows.watch(db, app, f"task-{n}", due=NOW + n) for n in range(5)]
+    rows.watch(db, app, "later", due=NOW + 1000)
+    first = rows.claim(db, NOW + 10, most=3)
+    second = rows.claim(db, NOW + 10, lease="other.1")
+    assert sorted(one.id for one in first) == sorted(ids[:3]), "the longest overdue first"
+    assert sorted(one.id for one in second) == sorted(ids[3:])
+    assert rows.claim(db, NOW + 10) == []
+    assert len(rows.claim(db, NOW + 70_000)) == 6, "what was never saved comes due again when the lease runs out"
+
+
+def test_claims_side_by_side_never_share_a_row(db: Database, database_url: str) -> None:
+    """Four processes, as far as the database can tell."""
+    app = rows.app(db)
+    for n in range(200):
+        rows.watch(db, app, f"task-{n}")
+    start = threading.Barrier(4)
+
+    def take(worker: int) -> list[str]:
+        own = Database(database_url)
+        start.wait()
+        taken: list[str] = []
+        for n in range(20):
+            taken += [one.id for one in rows.claim(own, lease=f"w{worker}.{n}", most=7)]
+        own.close()
+        return taken
+
+    with ThreadPoolExecutor(4) as threads:
+        taken = [one for batch in threads.map(take, range(4)) for one in batch]
+    assert len(taken) == len(set(taken)) == 200
+
+
+def test_a_late_save_changes_nothing(db: Database) -> None:
+    app = rows.app(db)
+    watch_id = rows.watch(db, app, "task")
+    (late,) = rows.claim(db, lease="late.1")
+    (mine,) = rows.claim(db, NOW + 61_000, lease="mine.1")
+    assert db.run_here(polling.save, [rows.ended(late)]) == 0
+    assert (count(db, events), count(db, deliveries), count(db, answers)) == (0, 0, 0)
+    assert db.run_here(watches.read, app, watch_id).row.state == "watching"
+    assert db.run_here(polling.save, [rows.ended(mine)]) == 1
+    assert db.run_here(polling.save, [rows.ended(mine)]) == 0, "nor does the same save again"
+    assert (count(db, events), count(db, deliveries)) == (1, 1)
+    assert sound(db)
+
+
+def test_a_watch_that_was_stopped_while_it_was_asked_stays_stopped(db: Database) -> None:
+    app = rows.app(db)
+    watch_id = rows.watch(db, app, "task")
+    (one,) = rows.claim(db)
+    db.run_here(watches.cancel, app, watch_id, NOW)
+    assert db.run_here(polling.save, [rows.ended(one)]) == 0
+    assert db.run_here(watches.read, app, watch_id).row.state == "cancelled"
+    assert sound(db)
+
+
+def test_an_end_and_its_deliveries_are_one_transaction(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = rows.app(db)
+    watch_id = rows.watch(db, app, "task")
+    (one,) = rows.claim(db)
+
+    def dies(*_args: object) -> None:
+        raise RuntimeError("killed between the end and its deliveries")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "_send_out", dies)
+        with pytest.raises(RuntimeError):
+            db.run_here(polling.save, [rows.ended(one)])
+    assert db.run_here(watches.read, app, watch_id).row.state == "watching"
+    assert count(db, events) == 0
+    assert db.run_here(polling.save, [rows.ended(one)]) == 1
+    assert sound(db)
+
+
+def test_the_database_itself_refuses_a_second_end(db: Database) -> None:
+    """Were every other guard gone, the primary key of `events` would still hold."""
+    app = rows.app(db)
+    rows.watch(db, app, "task")
+    (one,) = rows.claim(db)
+    end = rows.ended(one)
+    db.run_here(polling.save, [end])
+    assert end.event is not None
+    with pytest.raises(sa.exc.IntegrityError):
+        db.run_here(outbox.tell, [(one.id, one.app_id, end.event)])
+    assert (count(db, events), count(db, deliveries)) == (1, 1)
+
+
+def test_a_target_added_while_the_end_is_saved_is_told_too(db: Database) -> None:
+    """Registration and end meet on the watch's row: whoever comes second sees what the first did."""
+    app = rows.app(db)
+    for n in range(30):
+        rows.watch(db, app, f"task-{n}")
+    claims = {one.task_id: one for one in rows.claim(db)}
+    start = threading.Barrier(2)
+
+    def end() -> None:
+        start.wait()
+        for n in range(30):
+            db.run_here(polling.save, [rows.ended(claims[f"task-{n}"])])
+
+    def add() -> None:
+        start.wait()
+        for n in range(30):
+            rows.watch(db, app, f"task-{n}", rows.target())
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(end), threads.submit(add)]:
+            done.result()
+    assert count(db, deliveries) == 60
+    assert sound(db)
+
+
+def test_the_webhook_id_is_the_same_whoever_derives_it(db: Database) -> None:
+    app = rows.app(db)
+    rows.watch(db, app, "task", rows.target(), rows.target())
+    (one,) = rows.claim(db)
+    db.run_here(polling.save, [rows.ended(one)])
+    before = {d.id: d.webhook_id for d in claim_deliveries(db)}
+    after = {d.id: d.webhook_id for d in claim_deliveries(db, NOW + 61_000)}
+    assert before == after
+    claims = db.run_here(lambda tx: tx.execute(sa.select(deliveries)).all())
+    assert {row.webhook_id for row in claims} == {
+        derived_id("evt", row.watch_id, row.target_id, "end") for row in claims
+    }
+
+
+def test_a_late_record_changes_nothing(db: Database) -> None:
+    app = rows.app(db)
+    rows.watch(db, app, "task")
+    (one,) = rows.claim(db)
+    db.run_here(polling.save, [rows.ended(one)])
+    (late,) = claim_deliveries(db, lease="late.1")
+    (mine,) = claim_deliveries(db, NOW + 61_000, lease="mine.1")
+    db.run_here(outbox.record, [tried(late, DeliveryState.DEAD)])
+    assert (rows.states(db), count(db, attempts)) == (["pending"], 0)
+    db.run_here(outbox.record, [tried(mine, DeliveryState.DELIVERED)])
+    assert (rows.states(db), count(db, attempts)) == (["delivered"], 1)
+    assert sound(db)
+
+
+def test_first_attempts_go_ahead_of_retries(db: Database) -> None:
+    app = rows.app(db)
+    for n in range(2):
+        rows.watch(db, app, f"task-{n}", due=NOW + n)
+    old, new = sorted(rows.claim(db, NOW + 10), key=lambda one: one.task_id)
+    db.run_here(polling.save, [rows.ended(old)])
+    (failed,) = claim_deliveries(db)
+    db.run_here(outbox.record, [tried(failed, DeliveryState.PENDING)])
+    db.run_here(polling.save, [rows.ended(new, NOW + 6000)])
+    (first,) = db.run_here(outbox.claim, NOW + 10_000, NOW + 60_000, "me.2", 1)
+    assert first.attempts == 0
+
+
+# The dead
+
+
+def test_the_claims_of_a_dead_process_come_due_at_once(db: Database) -> None:
+    app = rows.app(db)
+    for n in range(3):
+        rows.watch(db, app, f"task-{n}")
+    taken = rows.claim(db, lease="dead.7", most=2)
+    (other,) = rows.claim(db, lease="deadlier.1")
+    db.run_here(processes.beat, processes.Member("dead", "host", 1), NOW)
+    assert db.run_here(processes.bury, "dead", NOW + 1) == 2, "and of no other"
+    assert sorted(one.id for one in rows.claim(db, NOW + 1)) == sorted(one.id for one in taken)
+    assert db.run_here(polling.save, [rows.ended(taken[0])]) == 0, "its late saves find another lease"
+    assert db.run_here(polling.save, [rows.ended(other)]) == 1
+    assert db.run_here(processes.beat, processes.Member("me", "host", 2), NOW) == []
+
+
+def test_beats_tell_who_is_silent(db: Database) -> None:
+    db.run_here(processes.beat, processes.Member("a", "host-a", 1), NOW)
+    (a,) = db.run_here(processes.beat, processes.Member("b", "host-b", 2), NOW + 5000)
+    assert (a.name, a.host, a.pid) == ("a", "host-a", 1)
+    assert a.silent == 5000 if db.embedded else 0 <= a.silent < 5000, "by the database's clock, where it has one"
+
+
+# Health
+
+
+def exhaust(db: Database, app: str, number: int, at: int) -> None:
+    """One more task whose delivery uses up its schedule at `at`."""
+    rows.watch(db, app, f"task-{number}", rows.target("place"), due=at)
+    (one,) = rows.claim(db, at)
+    db.run_here(polling.save, [rows.ended(one, at)])
+    (delivery,) = claim_deliveries(db, at)
+    assert not delivery.held
+    db.run_here(outbox.record, [tried(delivery, DeliveryState.DEAD, at, exhausted=True)])
+
+
+def unwell(db: Database, app: str) -> int:
+    """Makes the place unwell; returns the time."""
+    step = health.AILING_BEFORE_UNWELL // 2
+    for n in range(3):
+        exhaust(db, app, n, NOW + n * step)
+    return NOW + 2 * step
+
+
+def held(db: Database, app: str, number: int, at: int) -> None:
+    """One more task whose delivery is found to be for an unwell place."""
+    rows.watch(db, app, f"task-{number}", rows.target("place"), due=at)
+    (one,) = rows.claim(db, at)
+    db.run_here(polling.save, [rows.ended(one, at)])
+    (delivery,) = claim_deliveries(db, at)
+    assert delivery.held
+    db.run_here(outbox.record, [outbox.Tried(delivery, None, 0, DeliveryState.HELD, None)])
+
+
+def test_a_place_is_unwell_after_days_of_exhaustion_and_not_before(db: Database) -> None:
+    app = rows.app(db)
+    for n in range(5):
+        exhaust(db, app, n, NOW + n)  # five in a row, but within milliseconds
+    exhaust(db, app, 5, NOW + health.AILING_BEFORE_UNWELL)
+    held(db, app, 6, NOW + health.AILING_BEFORE_UNWELL + 1)
+
+
+def test_held_deliveries_are_probed_one_at_a_time_and_all_come_back_when_one_gets_through(db: Database) -> None:
+    app = rows.app(db)
+    at = unwell(db, app)
+    for n in range(3, 6):
+        held(db, app, n, at)
+    assert db.run_here(health.probe, at) == 0, "not yet"
+    at += health.PROBE_EVERY
+    assert db.run_here(health.probe, at) == 1
+    (probe,) = claim_deliveries(db, at)
+    assert not probe.held
+    db.run_here(outbox.record, [outbox.Tried(probe, None, 0, DeliveryState.HELD, None)])  # it failed
+    assert db.run_here(health.probe, at) == 0, "half open: one probe an hour"
+    at += health.PROBE_EVERY
+    assert db.run_here(health.probe, at) == 1
+    (probe,) = claim_deliveries(db, at)
+    db.run_here(outbox.record, [tried(probe, DeliveryState.DELIVERED, at)])
+    back = claim_deliveries(db, at)
+    assert len(back) == 2
+    assert not any(one.held for one in back)
+    assert sound(db)
+
+
+def test_a_replay_counts_the_place_as_well_again(db: Database) -> None:
+    app = rows.app(db)
+    at = unwell(db, app)
+    held(db, app, 3, at)
+    assert db.run_here(outbox.retry_many, app, at) == 3, "the dead ones"
+    assert len(claim_deliveries(db, at)) == 4, "and the held one with them"
+
+
+def test_a_poll_of_an_erased_watch_is_no_matter(db: Database) -> None:
+    app = rows.app(db)
+    watch_id = rows.watch(db, app, "task")
+    (one,) = rows.claim(db)
+    db.run_here(watches.erase, app, watch_id)
+    assert db.run_here(polling.save, [rows.ended(one)]) == 0
+    assert count(db, watch_rows) == 0

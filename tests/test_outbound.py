@@ -1,0 +1,615 @@
+"""The outbound client against real servers on loopback: what goes out, what comes back, what is cut and refused."""
+
+import asyncio
+import gzip
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from relay.outbound import Blocked, Guard, Transport, failure_class, literal_address
+
+pytestmark = pytest.mark.anyio
+
+LOOPBACK = Guard([ip_network("127.0.0.0/8")])
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CAP = 1000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class Server:
+    """What a loopback server is asked: the bytes of each request, and how many connections there were."""
+
+    port: int = 0
+    heard: list[bytes] = field(default_factory=list)
+    connections: int = 0
+
+    def url(self, path: str = "/", *, host: str = "127.0.0.1", scheme: str = "http") -> str:
+        return f"{scheme}://{host}:{self.port}{path}"
+
+
+@asynccontextmanager
+async def serving(
+    answer: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
+    """Run a server that gives every request the same bytes, or lets a function write to the connection."""
+    server = Server()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                server.heard.append(head + await reader.readexactly(int(length[1]) if length else 0))
+                if isinstance(answer, bytes):
+                    writer.write(answer)
+                    await writer.drain()
+                else:
+                    await answer(writer)
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls, backlog=1024) as listening:
+        server.port = listening.sockets[0].getsockname()[1]
+        yield server
+
+
+def transport(guard: Guard = LOOPBACK, *, timeout: float = 10, proxy: str | None = None) -> Transport:
+    return Transport(guard, timeout=timeout, max_bytes=CAP, proxy=proxy)
+
+
+async def ask(url: str, *, guard: Guard = LOOPBACK, timeout: float = 10, **request: object) -> httpx.Response:
+    async with transport(guard, timeout=timeout) as client:
+        return await client.handle_async_request(httpx.Request("GET", url, **request))  # type: ignore[arg-type]
+
+
+async def failure(
+    url: str, *, guard: Guard = LOOPBACK, timeout: float = 10, method: str = "GET"
+) -> httpx.TransportError:
+    async with transport(guard, timeout=timeout) as client:
+        with pytest.raises(httpx.TransportError) as caught:
+            await client.handle_async_request(httpx.Request(method, url))
+    return caught.value
+
+
+def answer(body: bytes, *headers: str) -> bytes:
+    head = "\r\n".join(("HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *headers))
+    return head.encode() + b"\r\n\r\n" + body
+
+
+# What goes out
+
+
+async def test_a_get_is_its_own_bytes_and_nothing_else() -> None:
+    async with serving(OK) as server:
+        await ask(server.url("/v1/video/query?id=sora-2%3Aa%2Fb%2fc%23d%20e+f"), headers={"Authorization": "Bearer k"})
+        assert server.heard == [
+            b"GET /v1/video/query?id=sora-2%%3Aa%%2Fb%%2fc%%23d%%20e+f HTTP/1.1\r\n"
+            b"Host: 127.0.0.1:%d\r\nAuthorization: Bearer k\r\n\r\n" % server.port
+        ]
+
+
+async def test_a_post_sends_its_body_and_its_headers() -> None:
+    async with serving(OK) as server, transport() as client:
+        await client.handle_async_request(httpx.Request("POST", server.url("/hook"), content=b'{"a":1}'))
+        assert server.heard == [
+            b'POST /hook HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 7\r\n\r\n{"a":1}' % server.port
+        ]
+
+
+async def test_the_target_extension_replaces_path_and_query() -> None:
+    async with serving(OK) as server:
+        await ask(server.url("/ignored"), extensions={"target": b"/v1/video/query?id=a%3Ab"})
+        assert server.heard[0].startswith(b"GET /v1/video/query?id=a%3Ab HTTP/1.1\r\n")
+
+
+async def test_credentials_and_fragment_of_the_url_stay_at_home() -> None:
+    async with serving(OK) as server:
+        await ask(f"http://user:password@127.0.0.1:{server.port}/path#fragment")
+        assert server.heard == [b"GET /path HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % server.port]
+
+
+async def test_redirects_are_not_followed() -> None:
+    async with serving(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n") as server:
+        response = await ask(server.url())
+        assert (response.status_code, response.headers["location"]) == (302, "/elsewhere")
+        assert len(server.heard) == 1
+
+
+async def test_cookies_are_not_kept() -> None:
+    async with serving(answer(b"", "Set-Cookie: session=1; Path=/")) as server, transport() as client:
+        for _ in range(2):
+            await client.handle_async_request(httpx.Request("GET", server.url(host="localhost")))
+        assert [b"cookie" in head.lower() for head in server.heard] == [False, False]
+
+
+async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with serving(OK) as server:
+        assert (await ask(server.url())).content == b"ok"
+
+
+async def test_a_given_proxy_is_used() -> None:
+    async with serving(OK) as proxy, transport(proxy=proxy.url()) as client:
+        await client.handle_async_request(httpx.Request("GET", "http://api.example/path"))
+        assert proxy.heard[0].startswith(b"GET http://api.example/path HTTP/1.1\r\nHost: api.example\r\n")
+
+
+async def test_connections_are_kept() -> None:
+    async with serving(OK) as server, transport() as client:
+        for _ in range(3):
+            await client.handle_async_request(httpx.Request("GET", server.url()))
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(("method", "again"), [("GET", True), ("POST", False)])
+async def test_only_a_get_is_sent_again_when_its_kept_connection_was_closed(method: str, again: bool) -> None:
+    used: set[asyncio.StreamWriter] = set()
+
+    async def once(writer: asyncio.StreamWriter) -> None:
+        if writer in used:
+            raise ConnectionError
+        used.add(writer)
+        writer.write(OK)
+
+    async with serving(once) as server, transport() as client:
+        await client.handle_async_request(httpx.Request(method, server.url()))
+        if again:
+            await client.handle_async_request(httpx.Request(method, server.url()))
+        else:
+            with pytest.raises(httpx.ReadError):
+                await client.handle_async_request(httpx.Request(method, server.url()))
+        assert (len(server.heard), server.connections) == ((3, 2) if again else (2, 1))
+
+
+async def test_concurrency_is_not_bounded_here() -> None:
+    all_there = asyncio.Barrier(150)
+
+    async def when_all_are_there(writer: asyncio.StreamWriter) -> None:
+        await all_there.wait()
+        writer.write(OK)
+
+    async with serving(when_all_are_there) as server, transport() as client:
+        requests = [httpx.Request("GET", server.url()) for _ in range(150)]
+        responses = await asyncio.gather(*map(client.handle_async_request, requests))
+        assert [response.content for response in responses] == [b"ok"] * 150
+
+
+# What comes back
+
+
+async def test_headers_come_back_as_they_were_sent() -> None:
+    async with serving(answer(b"", "X-A: 1", "X-A: 2", "Content-Encoding: gzip")) as server:
+        response = await ask(server.url())
+        assert response.headers.raw == [
+            (b"Content-Length", b"0"), (b"X-A", b"1"), (b"X-A", b"2"), (b"Content-Encoding", b"gzip")
+        ]  # fmt: skip
+
+
+async def test_a_client_of_httpx_can_use_it() -> None:
+    compressed = answer(gzip.compress(b'{"a": 1}'), "Content-Encoding: gzip")
+    async with serving(compressed) as server, httpx.AsyncClient(transport=transport()) as client:
+        assert (await client.get(server.url())).json() == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "coding"),
+    [
+        (gzip.compress(b"x" * 900), "gzip"),
+        (gzip.compress(b"x" * 900), "GZIP"),
+        (zlib.compress(b"x" * 900), "deflate"),
+        (zlib.compress(b"x" * 900)[2:-4], "deflate"),
+    ],
+    ids=["gzip", "in capitals", "deflate", "deflate without a head"],
+)
+async def test_gzip_and_both_kinds_of_deflate_are_inflated(body: bytes, coding: str) -> None:
+    async with serving(answer(body, f"Content-Encoding: {coding}")) as server:
+        response = await ask(server.url())
+        assert response.content == b"x" * 900
+        assert "truncated" not in response.extensions
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "gzip, gzip"])
+async def test_what_cannot_be_inflated_is_given_as_it_came(coding: str) -> None:
+    async with serving(answer(b'{"not": "compressed"}', f"Content-Encoding: {coding}")) as server:
+        assert (await ask(server.url())).content == b'{"not": "compressed"}'
+
+
+@pytest.mark.parametrize(("size", "truncated"), [(CAP, False), (CAP + 1, True), (100 * CAP, True)])
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_body_is_cut_at_the_cap(size: int, truncated: bool, compressed: bool) -> None:
+    body = b"x" * size
+    sent = answer(gzip.compress(body), "Content-Encoding: gzip") if compressed else answer(body)
+    async with serving(sent) as server:
+        response = await ask(server.url())
+        assert response.content == body[:CAP]
+        assert response.extensions.get("truncated", False) is truncated
+
+
+async def test_a_request_can_have_a_cap_of_its_own() -> None:
+    async with serving(answer(b"x" * 100)) as server:
+        response = await ask(server.url(), extensions={"max_bytes": 10})
+        assert response.content == b"x" * 10
+        assert response.extensions["truncated"] is True
+
+
+async def test_a_compressed_body_that_breaks_off_is_marked() -> None:
+    async with serving(answer(gzip.compress(b"x" * 900)[:-6], "Content-Encoding: gzip")) as server:
+        response = await ask(server.url())
+        assert response.content == b"x" * 900
+        assert response.extensions["truncated"] is True
+
+
+async def test_a_zip_bomb_takes_no_memory() -> None:
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    async with serving(answer(bomb, "Content-Encoding: gzip")) as server:
+        tracemalloc.start()
+        response = await ask(server.url(), extensions={"max_bytes": 100_000})
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(response.content) == 100_000
+        assert response.extensions["truncated"] is True
+        assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("coding", "start", "block", "content"),
+    [
+        ("identity", b"x", b"x" * 100, b"x" * CAP),
+        # Blocks that inflate to nothing: only the cap on the bytes that are read can end these.
+        ("gzip", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", b"\x00\x00\x00\xff\xff" * 20, b""),
+    ],
+    ids=["plain", "gzip"],
+)
+async def test_an_endless_body_is_cut_and_its_connection_closed(
+    coding: str, start: bytes, block: bytes, content: bytes
+) -> None:
+    closed = asyncio.Event()
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        headers = f"Content-Encoding: {coding}\r\nTransfer-Encoding: chunked".encode()
+        writer.write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%x\r\n%b\r\n" % (headers, len(start), start))
+        try:
+            while True:
+                writer.write(b"%x\r\n%b\r\n" % (len(block), block))
+                await writer.drain()
+        finally:
+            closed.set()
+
+    async with serving(endless) as server, transport() as client:
+        response = await client.handle_async_request(httpx.Request("GET", server.url()))
+        assert response.content == content
+        assert response.extensions["truncated"] is True
+        await asyncio.wait_for(closed.wait(), 5)
+
+
+# The deadline
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(1)
+
+
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+    for _ in range(100):
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("behaviour", [silence, trickle])
+async def test_one_deadline_covers_headers_and_body(
+    behaviour: Callable[[asyncio.StreamWriter], Awaitable[None]],
+) -> None:
+    async with serving(behaviour) as server:
+        began = time.monotonic()
+        error = await failure(server.url(), timeout=0.3)
+        assert isinstance(error, httpx.TimeoutException)
+        assert failure_class(error) == "timeout"
+        assert 0.25 < time.monotonic() - began < 0.9
+
+
+async def test_the_deadline_covers_name_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(5) and [])
+    try:
+        assert failure_class(await failure("http://slow.example/", timeout=0.2)) == "timeout"
+    finally:
+        answered.set()
+
+
+async def test_a_request_can_have_a_deadline_of_its_own() -> None:
+    async with serving(silence) as server:
+        began = time.monotonic()
+        with pytest.raises(httpx.TimeoutException):
+            await ask(server.url(), extensions={"timeout": 0.1})
+        assert time.monotonic() - began < 0.9
+
+
+# Failures
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    raise ConnectionError
+
+
+async def reset(writer: asyncio.StreamWriter) -> None:
+    # Lingering for no time makes the close a reset.
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raise ConnectionError
+
+
+async def half(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+    raise ConnectionError
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "expected"),
+    [
+        (close, httpx.ReadError, "disconnected"),
+        (reset, httpx.ReadError, "disconnected"),
+        (half, httpx.ReadError, "disconnected"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", httpx.RemoteProtocolError, "protocol"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", httpx.RemoteProtocolError, "protocol"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, httpx.RemoteProtocolError, "protocol"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_broken_answers(
+    behaviour: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]],
+    kind: type[Exception],
+    expected: str,
+    method: str,
+) -> None:
+    async with serving(behaviour) as server:
+        error = await failure(server.url("/secret?id=secret"), method=method)
+        assert isinstance(error, kind)
+        assert failure_class(error) == expected
+        assert "secret" not in repr(error)
+
+
+@pytest.mark.parametrize("host", ["relay-test.invalid", "a..b", "x" * 64 + ".example"])
+async def test_a_name_without_an_address(host: str) -> None:
+    error = await failure(f"http://{host}/secret")
+    assert isinstance(error, httpx.ConnectError)
+    assert failure_class(error) == "dns"
+    assert "secret" not in repr(error)
+
+
+async def test_a_refused_connection() -> None:
+    async with serving(OK) as server:
+        pass
+    error = await failure(server.url("/secret"))
+    assert isinstance(error, httpx.ConnectError)
+    assert failure_class(error) == "connect"
+    assert "secret" not in repr(error)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/secret", "/secret"])
+async def test_a_url_that_is_not_http(url: str) -> None:
+    error = await failure(url)
+    assert isinstance(error, httpx.UnsupportedProtocol)
+    assert failure_class(error) == "protocol"
+    assert "secret" not in repr(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (httpx.ConnectTimeout(""), "timeout"),
+        (httpx.ProxyError(""), "connect"),
+        (httpx.WriteError(""), "disconnected"),
+        (httpx.LocalProtocolError(""), "protocol"),
+    ],
+)
+def test_failures_of_other_transports_have_classes_too(error: Exception, expected: str) -> None:
+    assert failure_class(error) == expected
+
+
+# TLS
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """Write a self-signed certificate for the name, with its key, and give its path."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / f"{name}.pem"
+    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@asynccontextmanager
+async def serving_tls(chain: Path) -> AsyncIterator[tuple[Server, list[str | None]]]:
+    names: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    context.sni_callback = lambda _, name, __: names.append(name)
+    async with serving(OK, context) as server:
+        yield server, names
+
+
+async def test_a_trusted_certificate_for_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+    async with serving_tls(chain) as (server, names):
+        assert (await ask(server.url(host="localhost", scheme="https"))).content == b"ok"
+        assert names == ["localhost"]
+        assert b"Host: localhost:%d\r\n" % server.port in server.heard[0]
+
+
+async def test_a_trusted_certificate_for_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = certificate(tmp_path, "other.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+    async with serving_tls(chain) as (server, _):
+        assert failure_class(await failure(server.url(host="localhost", scheme="https"))) == "tls"
+
+
+async def test_an_untrusted_certificate(tmp_path: Path) -> None:
+    async with serving_tls(certificate(tmp_path, "localhost")) as (server, _):
+        error = await failure(server.url("/secret", host="localhost", scheme="https"))
+        assert isinstance(error, httpx.ConnectError)
+        assert failure_class(error) == "tls"
+        assert server.heard == []
+        assert "secret" not in repr(error)
+
+
+# The guard
+
+SPECIAL = """
+    0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254 168.63.129.16 169.254.169.254
+    172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.192 192.0.2.1 192.88.99.1 192.168.1.1 198.18.0.1 198.19.255.255
+    198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
+    :: ::1 ::7f00:1 ::808:808 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 64:ff9b::808:808
+    64:ff9b:1::7f00:1 100::1 100:0:0:1::1 2001::1 2001:2::1 2001:10::1 2001:20::1 2001:db8::1 2002:7f00:1::
+    2002:808:808:: 3fff::1 4000::1 5f00::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%eth0 2606:4700::1111%eth0 febf::1
+    fec0::1 ff02::1 ff0e::1
+"""
+
+PUBLIC = """
+    1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.1 172.15.255.255
+    172.32.0.0 192.167.255.255 198.17.255.255 198.20.0.0 223.255.255.255 ::ffff:8.8.8.8 2001:4860:4860::8888
+    2001:200::1 2606:4700:4700::1111 2a00:1450::1 3ffe:ffff::1
+"""
+
+
+@pytest.mark.parametrize("address", SPECIAL.split())
+def test_special_addresses_are_refused(address: str) -> None:
+    assert not Guard().permits(ip_address(address))
+    with pytest.raises(Blocked, match=re.escape(address) + ".*RELAY_ALLOWED_NETWORKS"):
+        Guard().check(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC.split())
+def test_public_addresses_are_permitted(address: str) -> None:
+    Guard().check(address)
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "127.1", "2130706433", "1.1.1.1 ", "1.1.1.1:80", "[2606:4700::1]"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(Blocked):
+        Guard([ip_network("0.0.0.0/0"), ip_network("::/0")]).check(text)
+
+
+@pytest.mark.parametrize(
+    ("network", "permitted", "refused"),
+    [
+        ("10.0.0.0/8", "10.1.2.3 ::ffff:10.1.2.3 64:ff9b::a01:203 2002:a01:203::1", "127.0.0.1 64:ff9b::7f00:1"),
+        ("::1/128", "::1", ":: ::2 127.0.0.1"),
+        ("fd00::/8", "fd00:ec2::254", "fc00::1 fd00::1%eth0"),
+        ("64:ff9b::/96", "64:ff9b::808:808", "64:ff9b:1::808:808"),
+        ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", "::ffff:127.0.0.1"),
+        ("169.254.169.254/32", "169.254.169.254", "169.254.169.253"),
+    ],
+)  # fmt: skip
+def test_allowed_networks(network: str, permitted: str, refused: str) -> None:
+    guard = Guard([ip_network(network)])
+    assert [address for address in permitted.split() if not guard.permits(ip_address(address))] == []
+    assert [address for address in refused.split() if guard.permits(ip_address(address))] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("127.1", "127.0.0.1"), ("127.0.1", "127.0.0.1"), ("2130706433", "127.0.0.1"),
+        ("0x7f000001", "127.0.0.1"), ("0x7f.1", "127.0.0.1"), ("0177.0.0.1", "127.0.0.1"), ("0", "0.0.0.0"),
+        ("017700000001", "127.0.0.1"), ("127.0.0.1.", "127.0.0.1"), ("[127.0.0.1]", "127.0.0.1"),
+        ("::1", "::1"), ("[::1]", "::1"), ("0:0:0:0:0:0:0:1", "::1"),
+        ("::ffff:7f00:1", "::ffff:127.0.0.1"), ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+        ("fe80::1%eth0", "fe80::1%eth0"), ("[fe80::1%25eth0]", "fe80::1%25eth0"),
+    ],
+)  # fmt: skip
+def test_addresses_in_every_way_of_writing(host: str, address: str) -> None:
+    assert literal_address(host) == ip_address(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["", ".", "localhost", "example.com", "1.example", "256.1.1.1", "1.2.3.4.5", "::1::", "0x"]
+)
+def test_names_are_no_addresses(host: str) -> None:
+    assert literal_address(host) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "127.1", "0x7f.1", "[::ffff:127.0.0.1]", "0"])
+async def test_the_guard_refuses_loopback_however_it_is_written(host: str) -> None:
+    async with serving(OK) as server:
+        error = await failure(server.url("/secret", host=host), guard=Guard())
+        assert isinstance(error, Blocked)
+        assert failure_class(error) == "blocked"
+        assert server.connections == 0
+        assert "secret" not in repr(error)
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Make every name resolve to these addresses."""
+
+    def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        return [
+            (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            if "." in address
+            else (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
+            for address in addresses
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["::1", "127.0.0.1"], ["127.0.0.1", "127.0.0.2", "::1"]])
+async def test_the_guard_judges_every_address_of_a_name(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> None:
+    async with serving(OK) as server:
+        resolve_to(monkeypatch, *addresses)
+        error = await failure(server.url(host="rebound.example"), guard=Guard())
+        assert failure_class(error) == "blocked"
+        assert re.match(r"\S+ is not a public address; RELAY_ALLOWED_NETWORKS can allow it", str(error))
+        assert "Errno" not in str(error)
+        assert server.connections == 0
+
+
+async def test_a_permitted_address_of_a_name_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(OK) as server:
+        resolve_to(monkeypatch, "::1", "10.0.0.1", "127.0.0.1")
+        assert (await ask(server.url(host="mixed.example"))).content == b"ok"
+        assert b"Host: mixed.example:%d\r\n" % server.port in server.heard[0]

@@ -1,0 +1,102 @@
+"""Two relays per database for all of tests/web, because starting one costs more than a test; an app for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import sqlalchemy as sa
+
+from relay.store import Database, migrate
+from tests.support import parties
+from tests.support.deployment import Deployment, deployment, environment
+from tests.web.callers import Caller, caller
+
+
+@dataclass
+class NewDatabase:
+    """URLs of new databases, from a template with a place for the name."""
+
+    template: str
+
+    def __call__(self) -> str:
+        name = f"web_{uuid.uuid4().hex}"
+        if self.template.startswith("postgresql"):
+            admin = sa.create_engine(
+                self.template.format("postgres").replace("postgresql://", "postgresql+psycopg://"),
+                isolation_level="AUTOCOMMIT",
+            )
+            with admin.connect() as connection:
+                connection.execute(sa.text(f"CREATE DATABASE {name}"))
+            admin.dispose()
+        db = Database(self.template.format(name))
+        db.run_here(migrate.upgrade)
+        db.close()
+        return self.template.format(name)
+
+
+@pytest.fixture(scope="package")
+async def upstream() -> AsyncIterator[parties.Upstream]:
+    """Answers any id that no test has given a script with "pending"."""
+    async with parties.upstream() as party:
+        yield party
+
+
+@pytest.fixture(scope="package")
+async def receiver() -> AsyncIterator[parties.Receiver]:
+    """Takes everything at any path: each test has paths of its own."""
+    async with parties.receiver() as party:
+        yield party
+
+
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewDatabase:
+    """Makes migrated, empty databases of one kind."""
+    if request.param == "sqlite":
+        return NewDatabase(f"sqlite:///{tmp_path_factory.mktemp('web')}/{{}}.db")
+    return NewDatabase(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture(scope="package")
+async def _working(new_database: NewDatabase, upstream: parties.Upstream) -> AsyncIterator[Deployment]:
+    async with deployment(environment(new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url)) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+async def _idle(new_database: NewDatabase, upstream: parties.Upstream) -> AsyncIterator[Deployment]:
+    environ = environment(new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url, SLACK_BOT_TOKEN="xoxb-never-used")
+    async with deployment(environ, working=False) as running:
+        yield running
+
+
+@pytest.fixture
+async def relay(_working: Deployment) -> AsyncIterator[Caller]:
+    """A relay that polls and delivers, and an app of the test's own; what it still watches is stopped afterwards."""
+    async with caller(_working) as new:
+        yield new
+        while left := (await new.http.get("/v1/watches?state=watching&limit=200")).json()["data"]:
+            for watch in left:
+                await new.http.delete(f"/v1/watches/{watch['id']}")
+
+
+@pytest.fixture
+async def api(_idle: Deployment) -> AsyncIterator[Caller]:
+    """A relay that only answers (`relay web`), so that what is registered stays as it is."""
+    async with caller(_idle) as new:
+        yield new
+
+
+@pytest.fixture
+async def stranger(_idle: Deployment) -> AsyncIterator[Caller]:
+    """Another app on the relay of `api`."""
+    async with caller(_idle) as new:
+        yield new
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test uses: for task ids and paths."""
+    return uuid.uuid4().hex[:12]

@@ -1,0 +1,398 @@
+"""The outbox, replays, tests of targets and the list of providers, as the app that owns them sees them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from relay import signing
+from relay.channels.base import KEPT_ANSWER, MAX_ANSWER
+from tests.support.parties import Answer, Post, Receiver, Upstream, done, until
+from tests.web.callers import TIME, Caller, caller, pointers, problem
+
+pytestmark = pytest.mark.anyio
+
+
+async def told(relay: Caller, upstream: Upstream, task_id: str, *urls: str, state: str = "delivered") -> list[Any]:
+    """The deliveries of a task that has completed, once all are in a state; oldest first."""
+    upstream.scripts[task_id] = done()
+    watch = await relay.register(task_id, *urls)
+
+    async def settled() -> list[Any] | None:
+        found = await relay.deliveries(watch_id=watch["id"], state=state)
+        return found[::-1] if len(found) == len(urls) else None
+
+    return await until(settled)
+
+
+async def read(relay: Caller, delivery_id: str) -> dict[str, Any]:
+    response = await relay.http.get(f"/v1/deliveries/{delivery_id}")
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def retry(relay: Caller, **body: Any) -> int:
+    response = await relay.post("/v1/deliveries/retry", body)
+    assert response.status_code == 202, response.text
+    assert set(response.json()) == {"retried"}
+    return response.json()["retried"]
+
+
+# The outbox
+
+
+async def test_a_delivery_with_every_attempt(relay: Caller, upstream: Upstream, receiver: Receiver, name: str) -> None:
+    receiver.scripts[f"/{name}"] = [Answer(b"not now", 503), Answer(b"taken", 201)]
+    (delivery,) = await told(relay, upstream, name, f"{receiver.url}/{name}")
+    posts = receiver.to(f"/{name}")
+    watch = await relay.watch_of(name)
+    assert watch is not None
+    assert {post.webhook_id for post in posts} == {delivery["webhook_id"]}
+    first, second = delivery["attempts"]
+    assert delivery == {
+        "id": delivery["id"],
+        "webhook_id": posts[0].webhook_id,
+        "watch_id": watch["id"],
+        "target_id": watch["targets"][0]["id"],
+        "event": "task.completed",
+        "host": receiver.url.removeprefix("http://"),
+        "state": "delivered",
+        "reason": None,
+        "attempts": [first, second],
+        "next_attempt_at": None,
+        "created_at": delivery["created_at"],
+        "settled_at": delivery["settled_at"],
+    }
+    assert delivery["id"].startswith("dlv_")
+    assert first == {
+        "number": 1,
+        "at": first["at"],
+        "latency_ms": first["latency_ms"],
+        "verdict": "retry",
+        "status": 503,
+        "error": "http_503",
+        "note": None,
+        "answer": "not now",
+        "truncated": False,
+    }
+    expected = {"number": 2, "verdict": "delivered", "status": 201, "error": None, "answer": "taken"}
+    assert second | expected == second
+    times = [delivery["created_at"], first["at"], second["at"], delivery["settled_at"]]
+    assert times == sorted(times)
+    assert all(TIME.fullmatch(at) for at in times)
+    assert all(0 <= attempt["latency_ms"] < 10_000 for attempt in delivery["attempts"])
+    assert await read(relay, delivery["id"]) == delivery
+    assert (watch["targets"][0]["delivery"], watch["targets"][0]["reason"]) == ("delivered", None)
+
+
+async def test_a_delivery_is_pending_then_dead_and_sent_again_it_is_the_same_event(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    receiver.scripts[f"/{name}"] = lambda number: Answer(f"no {number + 1}".encode(), 500 if number < 6 else 200)
+    upstream.scripts[name] = done()
+    watch = await relay.register(name, f"{receiver.url}/{name}")
+
+    async def tried() -> Any:
+        found = await relay.deliveries(watch_id=watch["id"])
+        return found[0] if found and found[0]["attempts"] else None
+
+    pending = await until(tried)
+    assert (pending["state"], pending["settled_at"], pending["reason"]) == ("pending", None, "http_500")
+    assert TIME.fullmatch(pending["next_attempt_at"])
+    (dead,) = await until(lambda: relay.deliveries(watch_id=watch["id"], state="dead"))
+    assert [attempt["answer"] for attempt in dead["attempts"]] == ["no 1", "no 2", "no 3", "no 4"]
+    assert [attempt["number"] for attempt in dead["attempts"]] == [1, 2, 3, 4]
+    assert (dead["reason"], dead["next_attempt_at"]) == ("http_500", None)
+    assert TIME.fullmatch(dead["settled_at"])
+    (target,) = (await relay.watch(watch["id"]))["targets"]
+    assert (target["delivery"], target["reason"]) == ("dead", "http_500")
+
+    response = await relay.http.post(f"/v1/deliveries/{dead['id']}/retry")
+    assert response.status_code == 202
+    again = response.json()
+    assert (again["id"], again["state"], again["settled_at"], again["reason"]) == (dead["id"], "pending", None, None)
+    (delivered,) = await until(lambda: relay.deliveries(watch_id=watch["id"], state="delivered"))
+    posts = receiver.to(f"/{name}")
+    assert len(posts) == 7  # the schedule began anew
+    assert {(post.webhook_id, post.body) for post in posts} == {(dead["webhook_id"], posts[0].body)}
+    assert [attempt["number"] for attempt in delivered["attempts"]] == [1, 2, 3, 4, 5, 6, 7]
+    assert delivered["attempts"][:4] == dead["attempts"]
+
+
+async def test_gone_ends_the_target_at_once(relay: Caller, upstream: Upstream, receiver: Receiver, name: str) -> None:
+    receiver.scripts[f"/{name}"] = Answer(b"", 410)
+    (dead,) = await told(relay, upstream, name, f"{receiver.url}/{name}", state="dead")
+    assert [attempt["verdict"] for attempt in dead["attempts"]] == ["give_up"]
+    assert "410" in dead["reason"]
+    watch = await relay.watch_of(name)
+    assert watch is not None
+    assert watch["targets"][0]["reason"] == dead["reason"]
+
+
+async def test_the_first_16_kib_of_an_answer_are_kept(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    answers = {
+        "exact": (b"x" * KEPT_ANSWER, "x" * KEPT_ANSWER, False),
+        "more": (b"y" * (KEPT_ANSWER + 1), "y" * KEPT_ANSWER, True),
+        "much": (b"z" * (MAX_ANSWER + 100_000), "z" * KEPT_ANSWER, True),
+        "odd": (b"\xff\0<b>\xc3\xa9", "\ufffd\0<b>é", False),
+        "none": (b"", "", False),
+    }
+    for leaf, (body, _, _) in answers.items():
+        receiver.scripts[f"/{name}/{leaf}"] = Answer(body)
+    urls = [f"{receiver.url}/{name}/{leaf}" for leaf in answers]
+    deliveries = await told(relay, upstream, name, *urls)
+    watch = await relay.watch_of(name)
+    assert watch is not None
+    leaf_of = {target["id"]: target["url"].rpartition("/")[2] for target in watch["targets"]}
+    kept = {leaf_of[d["target_id"]]: (d["attempts"][0]["answer"], d["attempts"][0]["truncated"]) for d in deliveries}
+    assert kept == {leaf: (answer, truncated) for leaf, (_, answer, truncated) in answers.items()}
+
+
+async def test_the_outbox_in_pages_and_filtered(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    for leaf in ("3", "7"):
+        receiver.scripts[f"/{name}/{leaf}"] = Answer(b"", 410)
+    upstream.scripts[name] = done()
+    watch = await relay.register(name, *(f"{receiver.url}/{name}/{leaf}" for leaf in range(10)))
+    await told(relay, upstream, f"{name}-2", f"{receiver.url}/{name}/other")
+
+    async def settled() -> bool:
+        found = await relay.deliveries()
+        return len(found) == 11 and not {d["state"] for d in found} & {"pending", "held"}
+
+    await until(settled)
+    seen: list[str] = []
+    query: dict[str, Any] = {"limit": 4}
+    while True:
+        page = (await relay.http.get("/v1/deliveries", params=query)).json()
+        seen += [delivery["id"] for delivery in page["data"]]
+        if page["next_cursor"] is None:
+            break
+        assert page["next_cursor"] == seen[-1]
+        query["cursor"] = page["next_cursor"]
+    assert seen == sorted(seen, reverse=True)
+    assert len(set(seen)) == 11
+    assert len(await relay.deliveries(watch_id=watch["id"])) == 10
+    assert len(await relay.deliveries(watch_id=watch["id"], state="delivered")) == 8
+    assert len(await relay.deliveries(state="dead")) == 2
+    assert await relay.deliveries(state="pending") == await relay.deliveries(watch_id="wch_unknown") == []
+    for wrong, pointer in (
+        ("state=done", "/state"),
+        ("limit=0", "/limit"),
+        ("limit=201", "/limit"),
+        (f"cursor={watch['id']}", "/cursor"),
+        ("task_id=x", "/task_id"),
+    ):
+        assert pointers(await relay.http.get(f"/v1/deliveries?{wrong}")) == [pointer]
+
+
+# Replays
+
+
+async def test_a_delivered_one_sent_again_is_the_same_event(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    (delivery,) = await told(relay, upstream, name, f"{receiver.url}/{name}")
+    for count in (2, 3):
+        assert (await relay.http.post(f"/v1/deliveries/{delivery['id']}/retry")).status_code == 202
+        await receiver.wait_for(count, f"/{name}")
+        await until(lambda: relay.deliveries(state="delivered"))
+    posts = receiver.to(f"/{name}")
+    assert {(post.webhook_id, post.body) for post in posts} == {(delivery["webhook_id"], posts[0].body)}
+    for post in posts:
+        signing.verify(relay.secret, post.headers, post.body, time.time())
+    assert len((await read(relay, delivery["id"]))["attempts"]) == 3
+
+
+async def test_what_ended_at_410_can_be_sent_again(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    receiver.scripts[f"/{name}"] = [Answer(b"", 410), Answer()]
+    (dead,) = await told(relay, upstream, name, f"{receiver.url}/{name}", state="dead")
+    assert (await relay.http.post(f"/v1/deliveries/{dead['id']}/retry")).status_code == 202
+    await until(lambda: relay.deliveries(state="delivered"))
+    watch = await relay.watch_of(name)
+    assert watch is not None
+    assert (watch["targets"][0]["delivery"], watch["targets"][0]["reason"]) == ("delivered", None)
+
+
+async def test_what_is_being_sent_cannot_be_sent_again(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    receiver.scripts[f"/{name}"] = Answer(after=0.7)
+    upstream.scripts[name] = done()
+    await relay.register(name, f"{receiver.url}/{name}")
+    await receiver.wait_for(1, f"/{name}")
+    (delivery,) = await relay.deliveries()
+    body = problem(await relay.http.post(f"/v1/deliveries/{delivery['id']}/retry"), 409)
+    assert "being sent" in body["detail"]
+    assert await retry(relay, state="pending") == 0
+    await until(lambda: relay.deliveries(state="delivered"))
+    assert len(receiver.to(f"/{name}")) == 1
+
+
+async def test_many_are_sent_again_by_state_time_and_host(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    """Three dead of three times, the last of them at another host, and one delivered."""
+    host = receiver.url.removeprefix("http://")
+    elsewhere = host.replace("127.0.0.1", "127.0.0.2")
+    dead = []
+    for leaf, at in (("a", host), ("b", host), ("c", elsewhere)):
+        receiver.scripts[f"/{name}/{leaf}"] = [Answer(b"", 410), Answer()]
+        dead += await told(relay, upstream, f"{name}-{leaf}", f"http://{at}/{name}/{leaf}", state="dead")
+    await told(relay, upstream, f"{name}-d", f"{receiver.url}/{name}/d")
+    times = [one["created_at"] for one in dead]
+
+    async def settled(*still_dead: str) -> None:
+        async def as_expected() -> bool:
+            states = {d["id"]: d["state"] for d in await relay.deliveries()}
+            return all(states[one["id"]] == ("dead" if leaf in still_dead else "delivered") for leaf, one in of.items())
+
+        of = dict(zip("abc", dead, strict=True))
+        await until(as_expected)
+
+    assert await retry(relay, since=times[2], until=times[1]) == 0
+    assert await retry(relay, host="app.example") == 0
+    assert await retry(relay, until=times[0]) == 0
+    assert await retry(relay, state="held") == await retry(relay, state="pending") == 0
+    assert await retry(relay, until=times[1]) == 1
+    await settled("b", "c")
+    assert await retry(relay, since=times[1].replace("Z", "+00:00"), host=host) == 1
+    await settled("c")
+    assert await retry(relay, state="dead", host=elsewhere) == 1
+    await settled()
+    assert await retry(relay) == 0
+    assert await retry(relay, state="delivered", since=times[0]) == 4
+    for leaf, count in (("a", 3), ("b", 3), ("c", 3), ("d", 2)):
+        posts = await receiver.wait_for(count, f"/{name}/{leaf}")
+        assert (len(posts), len({post.webhook_id for post in posts})) == (count, 1)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"state": "waiting"}, "/state"),
+    ({"state": None}, "/state"),
+    ({"since": "yesterday"}, "/since"),
+    ({"since": 1759763651}, "/since"),
+    ({"until": "2025-13-01T00:00:00Z"}, "/until"),
+    ({"host": "x" * 254}, "/host"),
+    ({"status": "dead"}, "/status"),
+]
+
+
+async def test_a_retry_that_is_wrong_is_refused(api: Caller) -> None:
+    for body, pointer in WRONG:
+        assert pointers(await api.post("/v1/deliveries/retry", body)) == [pointer], body
+
+
+# Tests of targets
+
+
+async def test_a_test_event_is_signed_like_any_other(api: Caller, receiver: Receiver, name: str) -> None:
+    receiver.scripts[f"/{name}"] = Answer(b"hello", 202)
+    target = {"type": "webhook", "url": f"{receiver.url}/{name}", "headers": {"X-Shop": "1"}}
+    response = await api.post("/v1/targets/test", target)
+    assert response.status_code == 200
+    (post,) = receiver.to(f"/{name}")
+    signing.verify(api.secret, post.headers, post.body, time.time())
+    assert post.event["type"] == "relay.test"
+    assert set(post.event) == {"type", "timestamp", "data"}
+    assert TIME.fullmatch(post.event["timestamp"])
+    assert post.headers["content-type"] == "application/json"
+    assert post.headers["user-agent"].startswith("relay/")
+    assert post.headers["x-shop"] == "1"
+    answer = response.json()
+    assert answer == {"webhook_id": post.webhook_id, "delivered": True, "attempt": answer["attempt"]}
+    expected = {"number": 1, "verdict": "delivered", "status": 202, "error": None, "answer": "hello"}
+    assert answer["attempt"] | expected == answer["attempt"]
+    assert await api.deliveries() == []
+
+
+async def test_a_test_that_fails_says_how(api: Caller, receiver: Receiver, name: str) -> None:
+    receiver.scripts[f"/{name}"] = Answer(b"x" * 20_000, 500)
+    receiver.scripts[f"/{name}/moved"] = Answer(b"", 302, {"location": "https://app.example/new"})
+    cases: list[tuple[str, dict[str, Any]]] = [
+        (f"{receiver.url}/{name}", {"status": 500, "error": "http_500", "verdict": "retry", "truncated": True}),
+        (f"{receiver.url}/{name}/moved", {"status": 302, "error": "http_302", "verdict": "retry"}),
+        ("http://127.0.0.1:9/nobody", {"status": None, "error": "connect", "verdict": "retry"}),
+        ("https://hook.invalid/", {"status": None, "error": "dns", "verdict": "retry"}),
+        (receiver.url.replace("http", "https"), {"status": None, "error": "tls", "verdict": "retry"}),
+    ]
+    for url, expected in cases:
+        response = await api.post("/v1/targets/test", {"type": "webhook", "url": url})
+        assert response.status_code == 200, url
+        answer = response.json()
+        assert (answer["delivered"], answer["attempt"] | expected) == (False, answer["attempt"]), url
+        assert answer["attempt"]["note"] or answer["attempt"]["status"] == 500, url
+    assert len(receiver.to(f"/{name}")) == len(receiver.to(f"/{name}/moved")) == 1
+
+
+# Providers
+
+
+async def test_the_providers_of_this_deployment(api: Caller) -> None:
+    data = (await api.http.get("/v1/providers")).json()["data"]
+    assert [one["name"] for one in data] == ["sandbox", "unified-video"]
+    video = data[1]
+    assert (video["title"], video["default"], video["configured"]) == ("Unified video query", True, True)
+    assert "completed" in video["statuses"]["completed"]
+    assert data[0]["default"] is False
+    assert all(set(one) == {"name", "title", "default", "configured", "statuses"} for one in data)
+
+
+# Whose they are
+
+
+async def test_another_apps_ids_are_404_and_its_lists_empty(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    receiver.scripts[f"/{name}"] = Answer(b"", 410)
+    (dead,) = await told(relay, upstream, name, f"{receiver.url}/{name}", state="dead")
+    watch = await relay.watch(dead["watch_id"])
+    async with caller(relay) as other:
+        foreign: list[httpx.Response] = []
+        for method, path in (
+            ("GET", f"/v1/watches/{watch['id']}"),
+            ("HEAD", f"/v1/watches/{watch['id']}"),
+            ("DELETE", f"/v1/watches/{watch['id']}"),
+            ("DELETE", f"/v1/watches/{watch['id']}?erase=true"),
+            ("GET", f"/v1/deliveries/{dead['id']}"),
+            ("POST", f"/v1/deliveries/{dead['id']}/retry"),
+        ):
+            foreign.append(await other.http.request(method, path))
+            unknown = await other.http.request(method, path.replace(watch["id"], "wch_x").replace(dead["id"], "dlv_x"))
+            assert foreign[-1].status_code == unknown.status_code == 404, path
+            if method != "HEAD":
+                shown, blank = problem(foreign[-1], 404), problem(unknown, 404)
+                for one in (watch["id"], dead["id"], "wch_x", "dlv_x"):
+                    shown["detail"], blank["detail"] = (
+                        shown["detail"].replace(one, ""),
+                        blank["detail"].replace(one, ""),
+                    )
+                assert shown["detail"] == blank["detail"]
+        for query in ("", f"?task_id={name}", f"?cursor={watch['id'][:-1]}Z"):
+            assert (await other.http.get(f"/v1/watches{query}")).json() == {"data": [], "next_cursor": None}
+        for query in ("", f"?watch_id={watch['id']}", "?state=dead"):
+            assert (await other.http.get(f"/v1/deliveries{query}")).json() == {"data": [], "next_cursor": None}
+        assert await retry(other) == 0
+        assert await retry(other, state="delivered") == 0
+        mine = await other.register(name, f"{receiver.url}/{name}/mine")
+        assert mine["id"] != watch["id"]
+        (post,) = await receiver.wait_for(1, f"/{name}/mine")
+        assert_signed_for(other, relay, post)
+    assert await relay.watch(watch["id"]) == watch
+    assert await relay.deliveries() == [dead]
+    (post,) = receiver.to(f"/{name}")
+    assert_signed_for(relay, other, post)
+
+
+def assert_signed_for(app: Caller, other: Caller, post: Post) -> None:
+    signing.verify(app.secret, post.headers, post.body, time.time())
+    with pytest.raises(signing.BadSignature):
+        signing.verify(other.secret, post.headers, post.body, time.time())

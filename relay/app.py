@@ -5,47 +5,52 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from enum import Flag, auto
-from ipaddress import ip_network
-from pathlib import Path
 
-import httpx
-import sqlalchemy as sa
 import structlog
 
-from relay import __version__, keyring, liveness, metrics
+from relay import __version__, liveness, metrics
+from relay.changes import Changes
 from relay.channels.base import DEADLINE, Channel
 from relay.channels.slack import SlackChannel
+from relay.channels.slack_api import SlackApi
+from relay.channels.slack_face import Look
+from relay.channels.slack_living import LivingMessages
 from relay.channels.webhook import WebhookChannel
 from relay.dispatcher import Dispatcher
-from relay.errors import ConfigError, Conflict, StoreUnavailable
-from relay.ids import new_id
+from relay.editor import Editor
+from relay.errors import StoreUnavailable
 from relay.jumps import watch_clock
-from relay.model import Millis
-from relay.outbound import Guard, Transport
+from relay.parts import (
+    EVERYWHERE,
+    declare_default_app,
+    load_providers,
+    now,
+    open_database,
+    open_transports,
+    open_vault,
+)
 from relay.poller import Poller
-from relay.provider import MAX_ANSWER, SANDBOX, Provider, load_definition, variable
-from relay.sandbox import Played
 from relay.scheduler import Scheduler
-from relay.settings import Settings, from_environment
-from relay.store import Database, apps, health, invariant, migrate, notify, retention, totals
+from relay.settings import Settings
+from relay.store import health, invariant, migrate, notify, retention, totals
 from relay.store.notify import DELIVER, POLL
 from relay.store.rebase import rebase
 from relay.sweep import Process
-from relay.vault import Vault
+from relay.tracing import open_tracing
 from relay.web import site
 from relay.web.addresses import Addresses
-from relay.web.context import Context, hash_key
+from relay.web.context import Context
 from relay.web.server import listen, serving
 
 log = structlog.stdlib.get_logger(__name__)
 
 WHAT = ("poll", "delivery")
+EDIT = "edit"
 COUNT_EVERY = 60.0
 """Seconds between two counts of everything stored."""
 
@@ -69,111 +74,6 @@ class Role(Flag):
     WORK = auto()
 
 
-def now() -> Millis:
-    """The wall clock."""
-    return time.time_ns() // 1_000_000
-
-
-def open_vault(settings: Settings) -> Vault:
-    """The vault with the configured keys, or with one that is made once and kept in `relay.key` beside SQLite's file.
-
-    Raises:
-        ConfigError: a deployment, or a database that others share, has no RELAY_SECRET_KEY; or the file cannot be used.
-    """
-    if settings.secret_key:
-        return Vault(settings.secret_key)
-    if settings.deployed or not settings.embedded:
-        raise ConfigError(
-            "RELAY_SECRET_KEY is not set: it seals what relay stores, must outlive this machine and be the same in all "
-            f"processes. Set it once, to something like {secrets.token_urlsafe(32)}"
-        )
-    file = _key_file(settings)
-    try:
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as new:
-                new.write(secrets.token_urlsafe(32))
-        return Vault([file.read_text("utf-8").strip()])
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; set RELAY_SECRET_KEY instead") from None
-
-
-def _key_file(settings: Settings) -> Path:
-    database = sa.make_url(settings.database_url).database
-    return Path(database).with_name("relay.key") if database else Path("relay.key")
-
-
-def open_database(settings: Settings) -> Database:
-    """The database, refused where it would be thrown away.
-
-    Raises:
-        ConfigError: SQLite on a platform whose disk does not last.
-    """
-    if settings.embedded and settings.deployed and not settings.ephemeral:
-        raise ConfigError(
-            "this platform throws its disk away at each restart, and the database with it: add PostgreSQL "
-            "('heroku addons:create heroku-postgresql'), which sets DATABASE_URL, or set RELAY_EPHEMERAL=1 for a demo"
-        )
-    return Database(settings.database_url, settings.database_pool)
-
-
-EVERYWHERE = Guard((ip_network("0.0.0.0/0"), ip_network("::/0")))
-"""The guard of connections to an egress proxy: what lies behind it is the proxy's to refuse."""
-
-
-def open_transports(settings: Settings) -> tuple[Guard, Transport, Transport]:
-    """The guard, and two ways out: for everything, and for targets without TLS, which only allowed networks may be."""
-    guard = Guard(settings.allowed_networks)
-    proxy = settings.egress_proxy
-    ways = [
-        Transport(EVERYWHERE if proxy else one, timeout=30.0, max_bytes=MAX_ANSWER, proxy=proxy)
-        for one in (guard, guard.plain())
-    ]
-    return guard, ways[0], ways[1]
-
-
-def load_providers(
-    settings: Settings, transport: httpx.AsyncBaseTransport, environ: Mapping[str, str]
-) -> dict[str, Provider]:
-    """Every declared upstream, by name.
-
-    Raises:
-        ConfigError: a definition is wrong, or RELAY_PROVIDER names none.
-    """
-    providers = {}
-    for file in sorted((settings.config / "providers").glob("*.toml")):
-        definition = load_definition(file, environ)
-        played = definition.request.base_url == SANDBOX
-        if played and not settings.sandbox_on:
-            continue
-        key = from_environment(variable(definition.name, "API_KEY"), environ) or ("sandbox" if played else None)
-        providers[definition.name] = Provider(definition, key, Played() if played else transport)
-    if settings.provider not in providers:
-        raise ConfigError(f"RELAY_PROVIDER: '{settings.provider}' is not declared in {settings.config}/providers")
-    return providers
-
-
-def declare_default_app(db: Database, vault: Vault, settings: Settings) -> None:
-    """Makes the app `default` what RELAY_API_KEY and RELAY_SIGNING_SECRET say.
-
-    A secret that the environment has replaced signs along for a while, as if it had been rotated.
-    """
-    if settings.api_key is None or settings.signing_secret is None:
-        return
-    for last in (False, True):  # of processes that start together, the second look finds what the first made
-        found = db.run_here(apps.by_name, apps.DEFAULT)
-        app_id, secrets_ = (found.id, keyring.opened(vault, found)) if found else (new_id("app"), [])
-        if not secrets_ or secrets_[0]["secret"] != settings.signing_secret:
-            secrets_ = keyring.rotated(secrets_, settings.signing_secret, now(), keyring.OVERLAP)
-        sealed = keyring.sealed(vault, app_id, secrets_)
-        try:
-            db.run_here(apps.declare, app_id, hash_key(settings.api_key), sealed, now())
-            return
-        except Conflict:
-            if last:
-                raise
-
-
 class Relay:
     """One process's parts, wired.
 
@@ -191,20 +91,30 @@ class Relay:
         migrate.ensure(self.db)
         declare_default_app(self.db, self.vault, settings)
         dialled = EVERYWHERE if settings.egress_proxy else guard
-        self.slack = SlackChannel(dialled, settings.slack_bot_token, settings.slack_api_url, settings.egress_proxy)
+        self.slack = SlackApi(dialled, settings.slack_bot_token, settings.slack_api_url, settings.egress_proxy)
+        self.tracing = open_tracing(settings.otlp_endpoint)
         self.scheduler = Scheduler()
+        self.changes = Changes(self.db)
         self._stop_by: float | None = None
         self._counted_at = float("-inf")
         process = Process(secrets.token_hex(4), now)
         self.liveness = liveness.Liveness(self.db, process, self._wake_all)
-        channels: dict[str, Channel] = {"webhook": WebhookChannel(self.transport, self.plain), "slack": self.slack}
+        look = Look(settings.base_url, settings.slack_signing_secret is not None)
+        living = LivingMessages(self.db, self.slack, process.name, now, look)
+        channels: dict[str, Channel] = {
+            "webhook": WebhookChannel(self.transport, self.plain),
+            "slack": SlackChannel(self.slack, living, settings.base_url),
+        }
+        self.editor = Editor(self.db, process, living, self.vault, lambda wait: self.scheduler.wake(EDIT, wait))
         self.dispatcher = Dispatcher(
             self.db,
             process,
             channels,
             self.vault,
             settings.retry_schedule,
+            self.changes.announce,
             lambda wait: self.scheduler.wake(DELIVER, wait),
+            self.tracing,
         )
         self.poller = Poller(
             self.db,
@@ -213,7 +123,9 @@ class Relay:
             self.vault,
             settings.poll_interval,
             told=lambda: self.scheduler.wake(DELIVER),
+            changed=self.changes.announce,
             wake=lambda wait: self.scheduler.wake(POLL, wait),
+            tracing=self.tracing,
         )
         self.context = Context(
             settings,
@@ -222,11 +134,15 @@ class Relay:
             self.providers,
             Addresses(settings, guard, self.vault),
             self.dispatcher,
+            self.changes,
+            self.poller.budget,
             now,
             due=lambda wait: self.scheduler.wake(POLL, wait),
             told=lambda: self.scheduler.wake(DELIVER),
             unwell=self.unwell,
             measure=self.measure,
+            tracing=self.tracing,
+            slack=self.slack,
         )
 
     def _wake_all(self) -> None:
@@ -264,6 +180,7 @@ class Relay:
         jobs = {
             POLL: (self.poller.tick, INTERVAL),
             DELIVER: (self.dispatcher.tick, INTERVAL),
+            **({EDIT: (self.editor.tick, INTERVAL)} if self.slack.has_bot else {}),
             "beat": (self.liveness.tick, liveness.INTERVAL),
             "probe": (self._probe, PROBE_INTERVAL),
             "prune": (self._prune, PRUNE_INTERVAL),
@@ -273,31 +190,47 @@ class Relay:
         for name, (tick, interval) in jobs.items():
             self.scheduler.add(name, tick, interval)
         self.scheduler.start()
-        listening = [asyncio.create_task(watch_clock(self._jumped, metrics.LOOP_LAG.set))]
-        if not self.db.embedded:
-            listening.append(asyncio.create_task(notify.listen(self.db.url, self.scheduler.wake)))
+        clock = asyncio.create_task(watch_clock(self._jumped, metrics.LOOP_LAG.set))
         try:
             yield
         finally:
             await self.halt()
-            for task in listening:
-                task.cancel()
-            await asyncio.wait(listening)
+            clock.cancel()
+            await asyncio.wait([clock])
             try:
                 async with asyncio.timeout_at(self._stop_by):
                     await self.poller.drain()
                     await self.dispatcher.drain()
+                    await self.editor.drain()
             except TimeoutError:
                 log.warning("grace time over; what is in flight is given back")
             with contextlib.suppress(StoreUnavailable):
                 await self.liveness.leave()
 
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Hears, while inside, what other processes announce; on the way out lets everybody go who looks."""
+        task = asyncio.create_task(self._listen())
+        try:
+            yield
+        finally:
+            self.changes.close()
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _listen(self) -> None:
+        if not self.db.embedded:
+            await notify.listen(self.db.url, self.scheduler.wake, self.changes.announce)
+            self.changes.blind = True
+
     async def halt(self) -> None:
-        """Claims nothing more; the grace time begins."""
+        """Claims nothing more and ends every stream; the grace time begins."""
+        self.changes.close()
         if self._stop_by is None:
             self._stop_by = asyncio.get_running_loop().time() + self.settings.grace
             self.poller.halt()
             self.dispatcher.halt()
+            self.editor.halt()
             await self.scheduler.stop()
 
     async def _probe(self) -> None:
@@ -317,11 +250,13 @@ class Relay:
         self.scheduler.rearm()
 
     async def aclose(self) -> None:
-        """Closes every connection."""
+        """Finishes what goes on after a request, and closes every connection."""
+        await self.context.errands.drain()
         await self.slack.aclose()
         await self.transport.aclose()
         await self.plain.aclose()
         await self.db.aclose()
+        await asyncio.to_thread(self.tracing.close)
 
 
 async def _started(settings: Settings, environ: Mapping[str, str], stop: asyncio.Event) -> Relay:
@@ -348,6 +283,7 @@ async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> No
     try:
         async with contextlib.AsyncExitStack() as stack:
             url = None
+            await stack.enter_async_context(relay.listening())
             if Role.WORK in roles:
                 await stack.enter_async_context(relay.working())
             if listener is not None:

@@ -97,6 +97,10 @@ class Budget:
                 if not place.done():
                     place.set_result(False)
 
+    def lanes_at(self, host: str) -> list[Lane]:
+        """The lanes of a host, whosever key each belongs to."""
+        return [lane for key, lane in self._lanes.items() if isinstance(key, tuple) and key[0] == host]
+
     async def enter(self, key: Hashable, limit: Limit) -> float:
         """Takes a place, waiting for it if that is short: 0 if the call may start; else the seconds it is too long."""
         if self._closed.is_set():

@@ -31,6 +31,7 @@ from relay.follow import Api
 from relay.receiver import Received, receiver
 from relay.sandbox import create_app
 from relay.settings import load
+from relay.slack_setup import SCOPES
 from relay.standin import Channel, Slack, render_text
 from relay.web import site
 from relay.web.server import listen, serving
@@ -41,6 +42,8 @@ PATIENCE = 28.0
 BOT_TOKEN = "xoxb-demo"  # noqa: S105 - of the stand-in
 HOOK = "T0DEMO/B0DEMO/secret"
 CHANNEL = "C0RENDERS"
+LIVING = ("Rendering", "Waiting")
+"""How the text of a message begins whose task goes on."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Story:
 STORIES = (
     Story("sandbox:complete-in-3s#cat", "a render that succeeds", "task.completed", slack="channel"),
     Story("sandbox:moderated-in-2s#dog", "one that the upstream refuses", "task.failed", slack="webhook"),
-    Story("sandbox:complete-in-9s#fox", "a slow one", "task.completed"),
+    Story("sandbox:complete-in-9s#fox", "a slow one", "task.completed", slack="channel"),
     Story("sandbox:complete-in-1s#owl", "its receiver is down at first", "task.completed", refusals=2),
     Story("sandbox:rate-limited-until-2s#bee", "the upstream says 429 for a while", "task.completed"),
 )
@@ -82,8 +85,11 @@ class Scene:
         """What must still arrive, in words."""
         told = {(one.event.get("data", {}).get("task_id"), one.event.get("type")) for one in self.received}
         missing = [f"{story.event} of {story.task_id}" for story in STORIES if (story.task_id, story.event) not in told]
-        wanted, shown = sum(story.slack is not None for story in STORIES), len(self.slack.messages(CHANNEL))
-        return missing + ["a Slack message"] * max(0, wanted - shown)
+        messages = self.slack.messages(CHANNEL)
+        # A message that lives has a reply in its thread at the end.
+        wanted = sum({None: 0, "webhook": 1, "channel": 2}[story.slack] for story in STORIES)
+        unfinished = sum(one["text"].startswith(LIVING) for one in messages)
+        return missing + ["a Slack message"] * max(0, wanted - len(messages)) + ["the end of one"] * unfinished
 
     def wrong(self) -> list[str]:
         """What arrived and should not have: unverified, or twice under two ids."""
@@ -134,7 +140,7 @@ async def _scene() -> AsyncIterator[Scene]:
     urls = {name: f"http://127.0.0.1:{one.getsockname()[1]}" for name, one in sockets.items()}
     slack = Slack(
         channels=[Channel(CHANNEL, "renders")],
-        tokens={BOT_TOKEN: ["chat:write"]},
+        tokens={BOT_TOKEN: SCOPES},
         hooks={HOOK: CHANNEL},
         url=urls["slack"],
     )
@@ -151,6 +157,7 @@ async def _scene() -> AsyncIterator[Scene]:
             "SLACK_BOT_TOKEN": BOT_TOKEN,
             "SLACK_API_URL": f"{urls['slack']}/api/",
             "SLACK_HOOK_HOSTS": "127.0.0.1",
+            "SLACK_SIGNING_SECRET": secrets.token_hex(16),
             "UNIFIED_VIDEO_BASE_URL": urls["upstream"],
             "UNIFIED_VIDEO_API_KEY": "sk-demo",
         }
@@ -189,7 +196,7 @@ async def _register(scene: Scene) -> None:
 async def _play(scene: Scene, console: Console) -> bool:
     """Shows what happens until everything has arrived or patience is over."""
     deadline = time.monotonic() + PATIENCE
-    said = 0
+    said, lives = 0, _Lives()
     with Live(console=console, refresh_per_second=10, transient=True) as live:
         while True:
             watches = {one["task_id"]: one for one in (await scene.api.list())["data"]}
@@ -198,9 +205,31 @@ async def _play(scene: Scene, console: Console) -> bool:
             for one in scene.received[said:]:
                 said += 1
                 console.print(_line(scene, one))
+            for line in lives.news(scene.slack):
+                console.print(line)
             if not scene.missing() or scene.wrong() or time.monotonic() > deadline:
                 return not scene.missing() and not scene.wrong()
             await asyncio.sleep(0.1)
+
+
+class _Lives:
+    """What happens to the messages in Slack that live with their tasks."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+
+    def news(self, slack: Slack) -> list[Text]:
+        """A line for each message that was posted or edited since the last look."""
+        lines = []
+        for root in slack.channel(CHANNEL).timeline():
+            if "metadata" not in root or self._shown.get(root["ts"]) == root["text"]:
+                continue
+            did = "edited" if root["ts"] in self._shown else "posted"
+            self._shown[root["ts"]] = root["text"]
+            task = root["metadata"]["event_payload"]["task_id"]
+            says = f"{task}  ({root['text'].partition(chr(10))[0]})"
+            lines.append(Text.assemble(("# ", "bold magenta"), (f"Slack message {did}  ", "bold"), says))
+        return lines
 
 
 def _stage(scene: Scene, watches: dict[str, dict[str, Any]]) -> RenderableType:
@@ -236,7 +265,11 @@ def _curtain(scene: Scene, console: Console) -> None:
     """The Slack channel, as a person would see it."""
     console.print("\nAnd in Slack, in #renders:\n")
     width = min(console.width, 88)
-    for message in scene.slack.messages(CHANNEL):
-        for line in render_text(message, width=width).splitlines():
-            console.print(line if len(line) <= width else line[: width - 1] + "…", markup=False)
+    channel = scene.slack.channel(CHANNEL)
+    for root in channel.timeline():
+        for message in (root, *channel.replies(root)):
+            indent = "" if message is root else "    "  # in its thread
+            for line in render_text(message, width=width - len(indent)).splitlines():
+                shown = indent + line
+                console.print(shown if len(shown) <= width else shown[: width - 1] + "…", markup=False)
         console.print()

@@ -15,9 +15,10 @@ from relay.channels.base import Channel, Message
 from relay.errors import NotFound, StoreUnavailable
 from relay.model import Attempt, DeliveryState, Millis, Outcome, Verdict, rfc3339
 from relay.retry import next_attempt
-from relay.store import Database, apps, outbox
+from relay.store import Database, apps, outbox, traces
 from relay.store.group import Group
 from relay.sweep import Process, Sweep
+from relay.tracing import Tracing
 from relay.vault import Vault
 
 log = structlog.stdlib.get_logger(__name__)
@@ -44,7 +45,9 @@ class Dispatcher(Sweep[outbox.Claim]):
         channels: how to send, by type of target.
         vault: opens addresses and signing secrets.
         schedule: seconds before each attempt, counted from the one before.
+        changed: called with the watches of whose deliveries something came.
         wake: called with the seconds until there is something to claim.
+        tracing: traces attempts.
     """
 
     def __init__(
@@ -54,10 +57,13 @@ class Dispatcher(Sweep[outbox.Claim]):
         channels: Mapping[str, Channel],
         vault: Vault,
         schedule: Sequence[float],
+        changed: Callable[[Sequence[str]], None],
         wake: Callable[[float], None],
+        tracing: Tracing,
     ) -> None:
         super().__init__(db, outbox.claim, outbox.next_due, process, self._deliver, LEASE, MAX_IN_FLIGHT, WAITING, wake)
         self._channels, self._vault, self._schedule, self._clock = channels, vault, schedule, process.clock
+        self._changed, self._tracing = changed, tracing
         self._known_secrets: dict[str, tuple[Millis, list[keyring.Secret]]] = {}
         self._records = Group(self._record, gather=0.003, most=200)
 
@@ -83,6 +89,8 @@ class Dispatcher(Sweep[outbox.Claim]):
                 claim.event_type,
                 claim.body,
                 claim.attempts + 1,
+                claim.target_id,
+                await self._parent(claim.watch_id),
             )
         except StoreUnavailable:  # before anything was sent: the signing secrets could not be read
             due = self._clock() + 1000
@@ -102,17 +110,33 @@ class Dispatcher(Sweep[outbox.Claim]):
         kind: str,
         body: bytes,
         number: int,
+        target_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Attempt:
-        """Sends one message now, signed with the app's secrets."""
+        """Sends one message now, signed with the app's secrets.
+
+        Args:
+            target_id: to whom it is a delivery, if it is one.
+            traceparent: what it follows from, where that is traced.
+        """
         at, started = self._clock(), time.monotonic()
         secrets = await self._secrets(app_id)
-        message = Message(message_id, kind, body, address, secrets, at // 1000)
-        channel = self._channels.get(target_type)
-        if channel is None:
-            outcome = Outcome(Verdict.RETRY, "not_configured", note=f"this deployment has no channel '{target_type}'")
-        else:
-            outcome = await channel.send(message)
+        with self._tracing.span("deliver", "client", traceparent) as span:
+            message = Message(message_id, kind, body, address, secrets, at // 1000, target_id, span.traceparent)
+            channel = self._channels.get(target_type)
+            if channel is None:
+                why = f"this deployment has no channel '{target_type}'"
+                outcome = Outcome(Verdict.RETRY, "not_configured", note=why)
+            else:
+                outcome = await channel.send(message)
+            said = {"webhook_id": message_id, "event": kind, "target": target_type, "verdict": outcome.verdict}
+            failed = None if outcome.verdict is Verdict.DELIVERED else outcome.error or outcome.verdict
+            span.note(said | {"attempt": number, "status": outcome.status}, failed)
         return Attempt(number, at, round((time.monotonic() - started) * 1000), outcome)
+
+    async def _parent(self, watch_id: str) -> str | None:
+        """What a watch's deliveries follow from, where that is traced."""
+        return (await self._db.read(traces.parents, [watch_id])).get(watch_id) if self._tracing.on else None
 
     async def _secrets(self, app_id: str) -> list[str]:
         """The app's signing secrets that are valid now, newest first."""
@@ -129,6 +153,9 @@ class Dispatcher(Sweep[outbox.Claim]):
     def _tried(self, claim: outbox.Claim, attempt: Attempt) -> outbox.Tried:
         """What an attempt makes of its delivery."""
         outcome, now = attempt.outcome, self._clock()
+        if outcome.unsent:
+            due = now + round((outcome.retry_after or 0.0) * 1000)
+            return outbox.Tried(claim, None, claim.counted, DeliveryState.PENDING, due)
         counted = claim.counted + (not outcome.free)
         if outcome.verdict is Verdict.DELIVERED:
             return outbox.Tried(claim, attempt, counted, DeliveryState.DELIVERED, None, now)
@@ -144,6 +171,7 @@ class Dispatcher(Sweep[outbox.Claim]):
 
     async def _record(self, tried: Sequence[outbox.Tried]) -> Sequence[None]:
         await self._db.persist(outbox.record, tried)
+        self._changed([one.claim.watch_id for one in tried if one.attempt])
         due = [one.next_attempt_at for one in tried if one.next_attempt_at is not None]
         if due:
             self.wake((min(due) - self._clock()) / 1000)

@@ -58,6 +58,12 @@ class BadSignature(RelayError):
     status, code = 401, "bad_signature"
 
 
+class Forbidden(RelayError):
+    """This page is not for whoever asks, or the form was forged."""
+
+    status, code = 403, "forbidden"
+
+
 class NotFound(RelayError):
     """There is no such thing, or it belongs to another app."""
 
@@ -116,6 +122,12 @@ class StoreUnavailable(RelayError):
     """The database does not answer."""
 
     status, code = 503, "database_unavailable"
+
+
+class UpstreamUnavailable(RelayError):
+    """The upstream does not answer."""
+
+    status, code = 502, "upstream_unavailable"
 
 
 class SchemaBehind(ConfigError):

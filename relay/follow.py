@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Self
 
 import httpx
@@ -13,11 +14,20 @@ from relay.errors import RelayError
 
 LOOK_EVERY = 1.0
 
+PATIENCE = 120.0
+"""Seconds without an answer after which following gives up: longer than a deployment or a restart takes."""
+
 
 class ApiRefused(RelayError):
     """relay's API did not do what was asked."""
 
     code = "api_refused"
+
+
+class ApiAway(ApiRefused):
+    """relay's API does not answer at the moment."""
+
+    code = "api_away"
 
 
 class Api:
@@ -57,17 +67,43 @@ class Api:
         try:
             response = await self._client.request(method, path, **options)
             body = response.json()
+        except httpx.TransportError as error:
+            raise ApiAway(
+                f"no answer from {self._url}: {error}; is relay running there, and RELAY_URL right?"
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ApiRefused(
                 f"no answer from {self._url}: {error}; is relay running there, and RELAY_URL right?"
             ) from None
         except ValueError:
-            raise ApiRefused(f"{self._url} does not answer like relay: is RELAY_URL right?") from None
+            body = None
+        away = response.status_code == 429 or response.is_server_error
         if not isinstance(body, dict):
-            raise ApiRefused(f"{self._url} does not answer like relay: is RELAY_URL right?")
+            kind = ApiAway if away else ApiRefused
+            raise kind(f"{self._url} does not answer like relay: is RELAY_URL right?")
         if not response.is_success:
-            raise ApiRefused(str(body.get("detail", response.status_code)))
+            raise (ApiAway if away else ApiRefused)(str(body.get("detail", response.status_code)))
         return body
+
+
+async def _look(api: Api, watch_id: str, console: Console) -> dict[str, Any]:
+    """The watch, through outages of relay: a deployment or a restart ends nothing that it watches."""
+    since = None
+    while True:
+        try:
+            watch = await api.read(watch_id)
+        except ApiAway as error:
+            now = time.monotonic()
+            if since is None:
+                console.print(f"{error.detail} Trying again.", markup=False, soft_wrap=True)
+                since = now
+            elif now - since > PATIENCE:
+                raise
+            await asyncio.sleep(LOOK_EVERY)
+        else:
+            if since is not None:
+                console.print("relay answers again.", markup=False)
+            return watch
 
 
 async def follow(api: Api, watch_id: str, console: Console) -> bool:
@@ -87,7 +123,7 @@ async def follow(api: Api, watch_id: str, console: Console) -> bool:
     with bar:
         shown = bar.add_task("", total=1.0, word="watching")
         while True:
-            watch = await api.read(watch_id)
+            watch = await _look(api, watch_id, console)
             word = watch["upstream_status"] or watch["state"]
             progress = watch["progress"]
             bar.update(shown, completed=progress or 0.0, word=word)

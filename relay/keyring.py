@@ -1,10 +1,11 @@
-"""An app's signing secrets: the newest signs, and those rotated out sign along until their overlap is over.
+"""An app's keys and secrets: the newest secret signs, and those rotated out sign along until their overlap is over.
 
 Every event in flight during a rotation carries a signature by each, so that a receiver may change at its leisure.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -50,3 +51,8 @@ def opened(vault: Vault, app: App) -> list[Secret]:
     """The secrets of a stored app."""
     secrets: list[Secret] = orjson.loads(vault.open(app.secrets, app.id))
     return secrets
+
+
+def hash_key(key: str) -> bytes:
+    """What is stored of an API key: 256 random bits need no slow hash."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -204,6 +204,12 @@ def transition(watch: Watch, reading: Reading, now: Millis, caution: Caution) ->
     return expire(heard, now)
 
 
+def says_new(before: Watch, after: Watch) -> bool:
+    """Whether a reading changed what one would tell of a watch: its state, the upstream's word, a whole percent."""
+    percent = [None if one.progress is None else round(one.progress * 100) for one in (before, after)]
+    return (before.state, before.upstream_status, percent[0]) != (after.state, after.upstream_status, percent[1])
+
+
 def expire(watch: Watch, now: Millis) -> Watch:
     """The watch, `expired` if its deadline has passed, with the last thing that the upstream said as its error."""
     if watch.state is not State.WATCHING or now < watch.expires_at:
@@ -300,6 +306,7 @@ class Outcome:
         status: the HTTP status of the answer, if there was one.
         retry_after: seconds that the receiver asked for.
         free: this attempt does not count against the schedule (Slack's rate limit).
+        unsent: it is not its turn before `retry_after`; nothing was sent, so that this is no attempt.
         ends_target: nothing more may be sent to this target (410, a revoked hook).
         note: a sentence for people: what is wrong and what mends it.
         answer: the first bytes of what the receiver said, `truncated` if it said more.
@@ -310,6 +317,7 @@ class Outcome:
     status: int | None = None
     retry_after: float | None = None
     free: bool = False
+    unsent: bool = False
     ends_target: bool = False
     note: str | None = None
     answer: bytes = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import structlog
 
 from relay import metrics
 from relay.cadence import Cadence, next_poll
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreUnavailable
 from relay.model import (
     TERMINAL_EVENTS,
     Event,
@@ -26,12 +27,14 @@ from relay.model import (
     estimated_end,
     event,
     expire,
+    says_new,
     transition,
 )
 from relay.provider import Provider
-from relay.store import Database, outbox, polling
+from relay.store import Database, outbox, polling, traces
 from relay.store.group import Group
 from relay.sweep import Process, Sweep
+from relay.tracing import Tracing
 from relay.vault import Vault
 
 log = structlog.stdlib.get_logger(__name__)
@@ -59,7 +62,9 @@ class Poller(Sweep[polling.Claim]):
         vault: opens a watch's own upstream key.
         cadence: replaces every provider's cadence.
         told: called when deliveries have been made.
+        changed: called with the watches of which something new was read.
         wake: called with the seconds until there is something to claim.
+        tracing: traces the polls that end a watch.
     """
 
     def __init__(
@@ -70,11 +75,13 @@ class Poller(Sweep[polling.Claim]):
         vault: Vault,
         cadence: Cadence | None,
         told: Callable[[], None],
+        changed: Callable[[Sequence[str]], None],
         wake: Callable[[float], None],
+        tracing: Tracing,
     ) -> None:
         super().__init__(db, polling.claim, polling.next_due, process, self._poll, LEASE, MAX_IN_FLIGHT, WAITING, wake)
         self._providers, self._vault, self._cadence, self._told = providers, vault, cadence, told
-        self._clock = process.clock
+        self._clock, self._changed, self._tracing = process.clock, changed, tracing
         self._saves = Group(self._save, gather=0.003, most=500)
 
     async def _poll(self, claim: polling.Claim) -> None:
@@ -140,24 +147,38 @@ class Poller(Sweep[polling.Claim]):
             answer=reading.body if answer_hash != claim.answer_hash else None,
             answer_hash=answer_hash,
             event=told,
+            changed=says_new(claim.watch, watch),
         )
 
     async def _save(self, polled: Sequence[polling.Polled]) -> Sequence[None]:
         if await self._db.persist(polling.save, polled):
             self._told()
+        self._changed([one.claim.id for one in polled if one.changed])
         due = [one.next_poll_at for one in polled if one.next_poll_at is not None]
         if due:
             self.wake((min(due) - self._clock()) / 1000)
         for one in polled:
             if one.watch is not None and one.watch.ended_at is not None:
                 self._note_end(one.claim, one.watch, one.watch.ended_at)
+        if self._tracing.on:
+            await self._trace_ends([one for one in polled if one.watch is not None and one.watch.ended_at is not None])
         return [None] * len(polled)
+
+    async def _trace_ends(self, ended: Sequence[polling.Polled]) -> None:
+        """Traces the polls that ended watches, from the question to the commit."""
+        parents: dict[str, str] = {}
+        with contextlib.suppress(StoreUnavailable):
+            parents = await self._db.read(traces.parents, [one.claim.id for one in ended])
+        for one in ended:
+            if one.watch is not None and one.claim.id in parents:
+                with self._tracing.span("poll", "client", parents[one.claim.id], since=one.asked_at) as span:
+                    said = {"watch_id": one.claim.id, "provider": one.claim.provider, "state": one.watch.state}
+                    span.note(said | {"polls": one.watch.polls})
 
     @staticmethod
     def _note_end(claim: polling.Claim, watch: Watch, ended_at: Millis) -> None:
         metrics.ENDS.labels(claim.provider, watch.state).inc()
-        unseen = ended_at - (claim.last_poll_at or claim.watch.created_at)
-        metrics.DETECTION_LAG.labels(claim.provider).observe(max(0.0, unseen / 1000))
+        metrics.DETECTION_LAG.labels(claim.provider).observe(polling.unseen(claim, ended_at) / 1000)
         log.info(
             watch.state.value, watch_id=claim.id, task_id=claim.task_id, provider=claim.provider, polls=watch.polls
         )

@@ -131,6 +131,9 @@ def variable(name: str, what: Literal["BASE_URL", "API_KEY"]) -> str:
     return f"{name.upper().replace('-', '_')}_{what}"
 
 
+UNUSABLE_KEY = "the API key holds characters that no header can carry"
+
+
 class Provider:
     """An upstream that can be asked.
 
@@ -179,26 +182,34 @@ class Provider:
             key: the watch's own API key; None for the deployment's.
             now: serves to understand a `Retry-After` that is a date.
         """
-        key = key or self._key
-        if key and not (key.isascii() and key.isprintable()):
-            return not_answered("unauthorized", "the API key holds characters that no header can carry")
+        if not _fits_in_a_header(key or self._key):
+            return not_answered("unauthorized", UNUSABLE_KEY)
         try:
-            response = await self._transport.handle_async_request(self._request(task_id, key))
+            return self._reader.read(await self.ask(task_id, key), now)
         except httpx.HTTPError as error:
             what = failure_class(error)
             return not_answered(what, f"no answer from {self.host}: {str(error) or what}")
+
+    async def ask(self, task_id: str, key: str | None) -> Answer:
+        """The answer to one query, as it came.
+
+        Raises:
+            httpx.HTTPError: there was none.
+            ConfigError: there is no address, or the key cannot be sent.
+        """
+        key = key or self._key
+        if not _fits_in_a_header(key):
+            raise ConfigError(UNUSABLE_KEY)
+        response = await self._transport.handle_async_request(self._request(task_id, key))
         # Some repeat the key in what they say: an answer is stored, shown to the app and sent to its targets.
         spelt = self._of_key(key)[1]
         if "location" in response.headers:
             response.headers["location"] = without(response.headers["location"].encode(), spelt).decode()
-        return self._reader.read(
-            Answer(
-                response.status_code,
-                response.headers,
-                without(await response.aread(), spelt),
-                truncated=bool(response.extensions.get("truncated")),
-            ),
-            now,
+        return Answer(
+            response.status_code,
+            response.headers,
+            without(await response.aread(), spelt),
+            truncated=bool(response.extensions.get("truncated")),
         )
 
     def _request(self, task_id: str, key: str | None) -> httpx.Request:
@@ -229,6 +240,10 @@ class Provider:
                 headers["Content-Type"] = "application/json"
             self._known[key] = headers, spellings([key] if key else [])
         return self._known[key]
+
+
+def _fits_in_a_header(key: str | None) -> bool:
+    return not key or (key.isascii() and key.isprintable())
 
 
 def _quoted(template: str) -> str:

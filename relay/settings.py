@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import make_url
@@ -72,13 +73,38 @@ def _signing_secret(value: str) -> str:
     return value
 
 
+def _grants(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"[TE][A-Z0-9]+(/[UW][A-Z0-9]+)?=[^\s=,]+", value):
+            raise ValueError("must be like T0123=APP for a whole workspace, or T0123/U0456=APP for one person of it")
+    return values
+
+
 def _database_url(value: str) -> str:
     if not re.match(r"(postgres(ql)?(\+psycopg)?|sqlite)://", value):
         raise ValueError("must begin with postgres://, postgresql:// or sqlite:///")
     try:
-        make_url(value)
+        url = make_url(value)
     except (ArgumentError, ValueError):  # its text holds what it could not read, a piece of the password perhaps
         raise ValueError("must be like postgres://user:password@host:5432/name, special characters escaped") from None
+    if url.get_backend_name() == "sqlite":
+        if url.host or url.port or url.username:
+            raise ValueError(
+                "names a host, which SQLite has none of: sqlite:///relay.db, or sqlite:////var/lib/relay.db"
+            )
+        if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
+            raise ValueError("must name a file, sqlite:///relay.db: what is in memory only would be lost")
+    return value
+
+
+def _proxy(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
+    except ValueError:  # of the host, or of the port; its text holds the password
+        good = False
+    if not good or re.search(r"[\s?#]", value):
+        raise ValueError("must be like http://proxy:4750 or http://user:password@proxy:4750")
     return value
 
 
@@ -118,14 +144,18 @@ class Settings(BaseModel):
     expires_in: Duration = Field(DAY, alias="RELAY_EXPIRES_IN", ge=1)
     max_expires_in: Duration = Field(30 * DAY, alias="RELAY_MAX_EXPIRES_IN", ge=1)
     allowed_networks: Networks = Field((), alias="RELAY_ALLOWED_NETWORKS")
-    egress_proxy: str | None = Field(None, alias="RELAY_EGRESS_PROXY", pattern=r"^http://[^\s?#]+$", repr=False)
+    egress_proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(None, alias="RELAY_EGRESS_PROXY", repr=False)
     rate_limit: int = Field(500, alias="RELAY_RATE_LIMIT", ge=1)
     max_watches: int = Field(1_000_000, alias="RELAY_MAX_WATCHES", ge=1)
     cors_origins: Words = Field((), alias="RELAY_CORS_ORIGINS")
     slack_bot_token: str | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
     slack_api_url: str = Field("https://slack.com/api/", alias="SLACK_API_URL", pattern=r"^https?://[^\s?#]+$")
+    slack_signing_secret: str | None = Field(None, alias="SLACK_SIGNING_SECRET", min_length=8, repr=False)
+    slack_teams: Annotated[Words, AfterValidator(_grants)] = Field((), alias="RELAY_SLACK_TEAMS")
     slack_hook_hosts: Words = Field(("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS")
     metrics_token: str | None = Field(None, alias="RELAY_METRICS_TOKEN", min_length=8, repr=False)
+    admin_password: str | None = Field(None, alias="RELAY_ADMIN_PASSWORD", min_length=8, repr=False)
+    trusted_hops: int = Field(0, alias="RELAY_TRUSTED_HOPS", ge=0, le=10)
     ephemeral: bool = Field(False, alias="RELAY_EPHEMERAL")
     sandbox: bool | None = Field(None, alias="RELAY_SANDBOX")
     retention: Duration = Field(30 * DAY, alias="RELAY_RETENTION", ge=60)
@@ -134,6 +164,9 @@ class Settings(BaseModel):
         "info", alias="LOG_LEVEL"
     )
     log_format: Literal["text", "json"] = Field("text", alias="LOG_FORMAT")
+
+    otlp_endpoint: str | None = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=r"^https?://[^\s?#]+$")
+    sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", repr=False)
 
     config: Path = Field(Path("config"), alias="RELAY_CONFIG")
     deployed: bool = Field(False, alias="DYNO")
@@ -158,6 +191,12 @@ class Settings(BaseModel):
     def sandbox_on(self) -> bool:
         """Whether the sandbox upstream may be used: as told, else wherever this is not a deployment."""
         return self.sandbox if self.sandbox is not None else self.embedded and not self.deployed
+
+    @property
+    def hops(self) -> int:
+        """How many proxies of ours a request has passed: as told, else one where a platform runs this."""
+        told = self.sources.get("trusted_hops", "default") != "default"
+        return self.trusted_hops if told else int(self.deployed)
 
     @property
     def bind(self) -> str:

@@ -7,6 +7,7 @@ open there. The key is found by its fingerprint, which is how several keys live 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Sequence
 
@@ -29,6 +30,7 @@ class Vault:
         digests = [hashlib.sha256(b"relay vault v1\0" + key.encode()).digest() for key in keys]
         self._keys = {hashlib.sha256(digest).digest()[:_FINGERPRINT]: AESGCM(digest) for digest in digests}
         self._newest = next(iter(self._keys))
+        self._digests = digests
 
     def __repr__(self) -> str:
         return f"<Vault of {len(self._keys)} keys>"
@@ -37,6 +39,10 @@ class Vault:
         """Seals `plain` for the row that `owner` names."""
         nonce = secrets.token_bytes(_NONCE)
         return self._newest + nonce + self._keys[self._newest].encrypt(nonce, plain, owner.encode())
+
+    def derived(self, purpose: str) -> list[bytes]:
+        """Keys for something else than sealing, one from each of the vault's, newest first."""
+        return [hmac.digest(digest, purpose.encode(), "sha256") for digest in self._digests]
 
     def is_newest(self, sealed: bytes) -> bool:
         """Whether it was sealed with the newest key."""

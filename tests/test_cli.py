@@ -18,6 +18,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -26,7 +30,7 @@ from relay import __version__, signing
 from relay.cli import cli
 from relay.sandbox import BEHAVIOURS
 from relay.store import Database, migrate
-from relay.web.server import listen
+from relay.web.server import listen, serving
 from tests.support.parties import Answer, Receiver, Upstream, done, says
 
 pytestmark = pytest.mark.anyio
@@ -43,8 +47,10 @@ SECRETS = {
 
 MANY = """
 import contextlib, io, json, os, sys, traceback
+import relay.app
 from relay.cli import main
 
+relay.app.START_PATIENCE = 0.0
 for words, environ in json.load(sys.stdin):
     os.environ.clear()
     os.environ.update(environ)
@@ -61,7 +67,7 @@ for words, environ in json.load(sys.stdin):
             traceback.print_exc()
     print(json.dumps([code, *(one.buffer.getvalue().decode() for one in (out, err))]))
 """
-"""Runs many command lines one after another."""
+"""Runs many command lines one after another, and has none of them wait for its database."""
 
 
 @dataclass
@@ -209,7 +215,7 @@ def test_every_command_says_what_it_does_with_an_example_of_itself() -> None:
 
 def test_the_contracts_commands_are_there() -> None:
     contract = {"demo", "serve", "web", "worker", "migrate", "watch", "listen", "sandbox", "check", "config"}
-    assert {words[0] for words in EVERY} >= contract | {"apps", "providers", "secrets"}
+    assert {words[0] for words in EVERY} >= contract | {"apps", "providers", "secrets", "slack"}
     assert {words[1] for words in EVERY if words[0] == "apps"} == {
         "create",
         "list",
@@ -218,6 +224,7 @@ def test_the_contracts_commands_are_there() -> None:
         "disable",
     }
     assert {words[1] for words in EVERY if words[0] == "providers"} == {"list", "check", "try"}
+    assert {words[1] for words in EVERY if words[0] == "slack"} == {"manifest", "check"}
 
 
 def test_without_words_it_shows_its_commands() -> None:
@@ -271,7 +278,7 @@ async def test_wrong_usage_of_the_real_thing_is_2(shell: Shell) -> None:
 async def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
     with contextlib.closing(listen("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        (shell.folder / "broken.toml").write_text("[request]\npath = 1\n")
+        (shell.folder / "broken.toml").write_text("[request]\npath = 1\n" + "# longer than SQLite's header\n" * 50)
         (shell.folder / "list.json").write_text("[]")
         mistakes: list[tuple[Sequence[str], dict[str, str], str]] = [
             (("serve",), {"DYNO": "web.1", "RELAY_SECRET_KEY": "x" * 16}, "DATABASE_URL"),
@@ -281,6 +288,16 @@ async def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
             (("serve",), {"RELAY_POLL_INTERVAL": "often"}, "RELAY_POLL_INTERVAL.*'often'"),
             (("serve",), {"RELAY_API_KEY": "hidden-key"}, "RELAY_SIGNING_SECRET"),
             (("worker",), {"DATABASE_URL": "postgres://u:hidden@127.0.0.1:1/x"}, "RELAY_SECRET_KEY"),
+            (
+                ("worker",),
+                {"DATABASE_URL": "postgres://u:hidden@127.0.0.1:1/x", "RELAY_SECRET_KEY": "hidden-key-of-the-vault"},
+                "does not answer: .*Connection refused",
+            ),
+            (("serve",), {"DATABASE_URL": "sqlite:///broken.toml"}, "DATABASE_URL: 'broken.toml' is not a SQLite"),
+            (("check",), {"DATABASE_URL": "sqlite:///broken.toml"}, "DATABASE_URL: 'broken.toml' is not a SQLite"),
+            (("serve",), {"DATABASE_URL": "sqlite://host/x"}, "DATABASE_URL: names a host"),
+            (("serve",), {"DATABASE_URL": "sqlite://"}, "DATABASE_URL: must name a file"),
+            (("serve",), {"RELAY_EGRESS_PROXY": "http://["}, "RELAY_EGRESS_PROXY: must be like"),
             (("apps", "list"), {"DATABASE_URL": "mysql://u:hidden@h/x"}, "DATABASE_URL.*postgres://"),
             (("apps", "list"), {"DATABASE_URL": "sqlite:////no/such/folder/x.db"}, "unable to open"),
             (("watch", "x", "--webhook", "https://x"), {}, "RELAY_API_KEY is not set.*relay apps create"),
@@ -312,6 +329,42 @@ async def test_watch_says_what_is_wrong_with_its_surroundings(shell: Shell, rece
     ran = await shell.run_each([(words, {"RELAY_URL": url, "RELAY_API_KEY": key}) for url, key, _ in cases])
     for (url, key, expected), one in zip(cases, ran, strict=True):
         assert re.search(expected, one.complaint), (url, key)
+
+
+async def test_watch_takes_its_key_from_a_file_and_rides_over_an_outage(shell: Shell, receiver: Receiver) -> None:
+    """A router's page, a relay that restarts, and the end; and a refusal, which no waiting mends."""
+    watch: dict[str, Any] = {"id": "wch_1", "state": "watching", "upstream_status": None, "progress": 0.5}
+    over = {**watch, "state": "completed", "result": {"url": "https://cdn.example/v.mp4"}}
+    answers = [Answer(b"<html>", 502), Answer(b'{"detail": "starting"}', 503)]
+    answers = [Answer(json.dumps(watch).encode()), *answers, Answer(json.dumps(over).encode())]
+    looks: list[str] = []
+
+    async def api(request: Request) -> Response:
+        if request.headers["authorization"] != "Bearer rly_of-the-file":
+            return Response(b'{"detail": "who?"}', 401)
+        if request.method == "POST":
+            return Response(json.dumps(watch | {"id": (await request.json())["task_id"]}), 201)
+        looks.append(request.path_params["id"])
+        if looks[-1] == "gone":
+            return Response(b'{"detail": "there is no watch"}', 404)
+        answer = answers[len(looks) - 1]
+        return Response(answer.body, answer.status)
+
+    (shell.folder / "key").write_text("rly_of-the-file\n")
+    listener = listen("127.0.0.1", 0)
+    routes = [Route("/v1/watches", api, methods=["POST"]), Route("/v1/watches/{id}", api)]
+    words = ("--webhook", "https://x", "--follow")
+    environ = {"RELAY_URL": f"http://127.0.0.1:{listener.getsockname()[1]}", "RELAY_API_KEY_FILE": "key"}
+    async with serving(Starlette(routes=routes), listener):
+        ran, gone = await shell.run_many(["watch", "x", *words], ["watch", "gone", *words], **environ)
+    assert (ran.code, ran.err) == (0, "")
+    assert re.findall("Trying again|answers again|completed: .*", ran.out) == [
+        "Trying again",
+        "answers again",
+        "completed: https://cdn.example/v.mp4",
+    ]
+    assert gone.complaint == "there is no watch"
+    assert looks == ["x"] * 4 + ["gone"]
 
 
 # Apps

@@ -16,15 +16,17 @@ LAYERS = """
     cli
     demo
     app
-    scheduler web follow receiver reseal
-    poller dispatcher liveness
-    sweep keyring
+    scheduler web follow receiver reseal slack_setup
+    poller dispatcher editor liveness
+    parts sweep changes
+    keyring
     channels
     store provider
     reading
     outbound vault
     settings
     cadence retry budget
+    tracing sentry
     model ids signing metrics logs
     errors
     sandbox standin jumps __init__

@@ -114,18 +114,24 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "RELAY_ALLOWED_NETWORKS": ("10.0.0.0/8, fd00::/8", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
     "SLACK_BOT_TOKEN": ("xoxb-1", "xoxb-1"),
     "SLACK_API_URL": ("http://127.0.0.1:1/api/", "http://127.0.0.1:1/api/"),
+    "SLACK_SIGNING_SECRET": ("8f742231b10e8888", "8f742231b10e8888"),
+    "RELAY_SLACK_TEAMS": ("T01=default, T01/U02=shop", ("T01=default", "T01/U02=shop")),
     "SLACK_HOOK_HOSTS": ("a.example, b.example", ("a.example", "b.example")),
     "RELAY_SANDBOX": ("false", False),
+    "RELAY_ADMIN_PASSWORD": ("a-long-password", "a-long-password"),
     "RELAY_METRICS_TOKEN": ("a-metrics-token", "a-metrics-token"),
     "RELAY_EPHEMERAL": ("1", True),
     "RELAY_EGRESS_PROXY": ("http://proxy.example:4750", "http://proxy.example:4750"),
     "RELAY_RATE_LIMIT": ("20", 20),
     "RELAY_MAX_WATCHES": ("10", 10),
+    "RELAY_TRUSTED_HOPS": ("2", 2),
     "RELAY_CORS_ORIGINS": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
     "RELAY_RETENTION": ("7d", 604800),
     "RELAY_GRACE": ("5s", 5),
     "LOG_LEVEL": ("debug", "debug"),
     "LOG_FORMAT": ("json", "json"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
+    "SENTRY_DSN": ("https://key@sentry.example/1", "https://key@sentry.example/1"),
 }
 PAIR = {"RELAY_API_KEY": "rly_hunter2", "RELAY_SIGNING_SECRET": SIGNING_SECRET}
 
@@ -311,6 +317,38 @@ def test_a_wrong_secret_is_named_but_never_shown(variable: str, value: str, fold
     assert name in line or variable in line
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("DATABASE_URL", "sqlite://hunter2/relay.db", "sqlite:///relay.db"),
+        ("DATABASE_URL", "sqlite://hunter2@/relay.db", "sqlite:///relay.db"),
+        ("DATABASE_URL", "sqlite://", "must name a file"),
+        ("DATABASE_URL", "sqlite:///", "must name a file"),
+        ("DATABASE_URL", "sqlite:///:memory:", "must name a file"),
+        ("DATABASE_URL", "sqlite:///file::memory:?uri=true", "must name a file"),
+        ("DATABASE_URL", "sqlite:///file:x?mode=memory&uri=true", "must name a file"),
+        ("RELAY_EGRESS_PROXY", "http://[", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "http://", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "http://:4750", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "http://user:hunter2@proxy:port", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "http://user:hunter2@proxy:65536", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "http://proxy:4750/path", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "http://pro xy:4750", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "https://user:hunter2@proxy:4750", "http://proxy:4750"),
+        ("RELAY_EGRESS_PROXY", "proxy:4750", "http://proxy:4750"),
+    ],
+)
+def test_a_wrong_secret_is_refused_with_what_is_allowed(variable: str, value: str, allowed: str, folder: Path) -> None:
+    assert allowed in refusal(folder, **{variable: value})
+
+
+@pytest.mark.parametrize(
+    "value", ["http://proxy", "http://proxy:4750/", "http://user:p%40ss@proxy:4750", "http://[::1]:1"]
+)
+def test_an_egress_proxy_is_taken(value: str, folder: Path) -> None:
+    assert configured(folder, RELAY_EGRESS_PROXY=value).egress_proxy == value
+
+
 @pytest.mark.parametrize("name", ["database_url", "secret_key", "api_key", "signing_secret", "slack_bot_token"])
 @pytest.mark.parametrize("value", ['{ a = "hunter2" }', '[["hunter2"]]', "1979-05-27", "7", "true"])
 def test_a_secret_of_the_wrong_type_is_never_shown(name: str, value: str, folder: Path) -> None:
@@ -362,3 +400,11 @@ def test_a_file_of_a_variable_that_cannot_be_read(content: bytes | None, folder:
         (folder / "secret").write_bytes(content)
     line = refusal(folder, SLACK_BOT_TOKEN_FILE=str(folder / "secret"))
     assert line.startswith("SLACK_BOT_TOKEN_FILE: ")
+
+
+def test_a_platform_puts_one_proxy_in_front_unless_told_otherwise(folder: Path) -> None:
+    found = [
+        load({"RELAY_CONFIG": str(folder), **more}).hops
+        for more in ({}, {"DYNO": "web.1"}, {"RELAY_TRUSTED_HOPS": "2"}, {"DYNO": "web.1", "RELAY_TRUSTED_HOPS": "0"})
+    ]
+    assert found == [0, 1, 2, 0]

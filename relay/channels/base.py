@@ -29,6 +29,8 @@ class Message:
         address: what the channel needs to reach the target.
         secrets: the app's signing secrets that are valid now.
         timestamp: unix seconds of this attempt.
+        target_id: whom it is for; None for a message that is none of an event's deliveries.
+        traceparent: names this attempt to whoever traces it; None where nobody does.
     """
 
     id: str
@@ -37,6 +39,8 @@ class Message:
     address: dict[str, Any] = field(repr=False)
     secrets: Sequence[str] = field(repr=False)
     timestamp: int
+    target_id: str | None = None
+    traceparent: str | None = None
 
 
 class Channel(Protocol):

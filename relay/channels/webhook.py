@@ -39,6 +39,8 @@ class WebhookChannel:
             "webhook-timestamp": str(message.timestamp),
             "webhook-signature": signing.sign(message.secrets, message.id, message.timestamp, message.body),
         }
+        if message.traceparent is not None:
+            headers["traceparent"] = message.traceparent
         try:
             request = httpx.Request(
                 "POST",

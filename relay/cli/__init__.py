@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relay import __version__
-from relay.cli import apps, keep, providers, run
+from relay.cli import apps, keep, providers, run, slack
 from relay.cli.base import console
 from relay.errors import RelayError
 
@@ -56,6 +56,10 @@ cli.add_typer(
     name="providers",
 )
 cli.add_typer(_group("What relay stores sealed.", rotate=keep.rotate_secrets), name="secrets")
+cli.add_typer(
+    _group("Setting Slack up.", manifest=slack.manifest, check=slack.check),
+    name="slack",
+)
 
 
 def _version(wanted: bool) -> None:

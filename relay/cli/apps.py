@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import secrets as random_secrets
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from relay import keyring, signing
-from relay.app import declare_default_app, now, open_vault
+from relay import signing
 from relay.cli.base import Json, console, open_store, print_json
 from relay.errors import Conflict, NotFound
-from relay.ids import new_id
-from relay.model import rfc3339
-from relay.settings import Settings, duration
-from relay.store import Database, apps
-from relay.web.context import hash_key
+
+if TYPE_CHECKING:
+    from relay.settings import Settings
+    from relay.store import Database
+    from relay.store.apps import App
 
 
 def create(name: str, as_json: Json = False) -> None:
@@ -26,13 +24,18 @@ def create(name: str, as_json: Json = False) -> None:
 
     Example: relay apps create shop
     """
+    from relay import keyring
+    from relay.ids import new_id
+    from relay.parts import now, open_vault
+    from relay.store import apps
+
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise typer.BadParameter("NAME must be 1 to 100 printable characters")
     settings, db = open_store()
     key, secret, app_id = _new_key(), signing.new_secret(), new_id("app")
     try:
         sealed = keyring.sealed(open_vault(settings), app_id, keyring.rotated([], secret, now(), 0))
-        db.run_here(apps.create, app_id, name, hash_key(key), sealed, now())
+        db.run_here(apps.create, app_id, name, keyring.hash_key(key), sealed, now())
     finally:
         db.close()
     if as_json:
@@ -48,8 +51,10 @@ def _new_key() -> str:
 
 
 @contextlib.contextmanager
-def _app(name: str) -> Iterator[tuple[Settings, Database, apps.App]]:
+def _app(name: str) -> Iterator[tuple[Settings, Database, App]]:
     """The app of that name, to be changed."""
+    from relay.store import apps
+
     settings, db = open_store()
     try:
         found = db.run_here(apps.by_name, name)
@@ -67,9 +72,12 @@ def rotate_key(name: str, as_json: Json = False) -> None:
 
     Example: relay apps rotate-key shop
     """
+    from relay import keyring
+    from relay.store import apps
+
     key = _new_key()
     with _app(name) as (_, db, app):
-        db.run_here(apps.change, app.id, key_hash=hash_key(key))
+        db.run_here(apps.change, app.id, key_hash=keyring.hash_key(key))
     if as_json:
         print_json({"id": app.id, "name": name, "api_key": key})
         return
@@ -85,6 +93,12 @@ def rotate_secret(
 
     Example: relay apps rotate-secret shop --overlap 24h
     """
+    from relay import keyring
+    from relay.model import rfc3339
+    from relay.parts import now, open_vault
+    from relay.settings import duration
+    from relay.store import apps
+
     try:
         seconds = float(str(duration(overlap)))
     except ValueError as error:
@@ -108,6 +122,9 @@ def disable(name: str) -> None:
 
     Example: relay apps disable shop
     """
+    from relay.parts import now
+    from relay.store import apps
+
     with _app(name) as (_, db, app):
         db.run_here(apps.change, app.id, disabled_at=now())
     console.print(f"'{name}' cannot call any more.")
@@ -118,6 +135,11 @@ def list_(as_json: Json = False) -> None:
 
     Example: relay apps list --json
     """
+    from rich.table import Table
+
+    from relay.parts import declare_default_app, open_vault
+    from relay.store import apps
+
     settings, db = open_store()
     try:
         declare_default_app(db, open_vault(settings), settings)
@@ -138,7 +160,9 @@ def list_(as_json: Json = False) -> None:
     console.print(table)
 
 
-def _shown(app: apps.App) -> dict[str, Any]:
+def _shown(app: App) -> dict[str, Any]:
+    from relay.model import rfc3339
+
     return {
         "id": app.id,
         "name": app.name,

@@ -1,4 +1,8 @@
-"""What the commands share: the console, the configuration, the database."""
+"""What the commands share: the console, the configuration, the database.
+
+Importing is most of what a short command would take, so the modules of the commands import what only some of them need
+(a web framework, the database, the migrations) where they need it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,15 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
-import uvloop
 from rich.console import Console
 
-from relay import logs
-from relay.app import open_database
-from relay.settings import Settings, load
-from relay.store import Database, migrate
+if TYPE_CHECKING:
+    from relay.settings import Settings
+    from relay.store import Database
 
 # Names and answers are text, not rich's markup; and what is piped on is not cut to 80 columns.
 console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 1000)
@@ -26,12 +28,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 def run_async(work: Coroutine[Any, Any, Any]) -> Any:
     """Runs a coroutine to its end on a fast event loop."""
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 
 
 def settings_of_environment() -> Settings:
     """The effective configuration, with logging set up as it says."""
+    from relay import logs
+    from relay.settings import load
+
     settings = load(os.environ)
     logs.set_up(settings.log_level, settings.log_format)
     return settings
@@ -39,6 +46,9 @@ def settings_of_environment() -> Settings:
 
 def open_store() -> tuple[Settings, Database]:
     """The configuration and the database, at the schema of this version."""
+    from relay.parts import open_database
+    from relay.store import migrate
+
     settings = settings_of_environment()
     db = open_database(settings)
     migrate.ensure(db)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
-from sqlalchemy import make_url
 
-from relay.app import open_database, open_vault
 from relay.cli.base import Json, console, open_store, print_json, settings_of_environment
-from relay.provider import variable
-from relay.reseal import reseal
-from relay.settings import Settings, from_environment, load
-from relay.store import invariant, migrate
-from relay.web.addresses import MASK
+
+if TYPE_CHECKING:
+    from relay.settings import Settings
+
+MASK = "********"
 
 
 def migrate_() -> None:
@@ -22,6 +20,9 @@ def migrate_() -> None:
 
     Example: DATABASE_URL=postgres://… relay migrate
     """
+    from relay.parts import open_database
+    from relay.store import migrate
+
     db = open_database(settings_of_environment())
     try:
         db.run_here(migrate.upgrade)
@@ -35,6 +36,11 @@ def config(as_json: Json = False) -> None:
 
     Example: relay config
     """
+    from rich.table import Table
+
+    from relay.provider import variable
+    from relay.settings import Settings, from_environment, load
+
     settings = load(os.environ)
     rows: list[dict[str, object]] = [
         {"variable": field.alias, "value": _masked(settings, name), "from": settings.sources[name]}
@@ -57,13 +63,15 @@ def config(as_json: Json = False) -> None:
 
 
 def _masked(settings: Settings, name: str) -> object:
+    from sqlalchemy import make_url
+
     value = getattr(settings, name)
     if name == "database_url":
         url = make_url(value)
         return url.difference_update_query([one for one in url.query if "password" in one]).render_as_string()
-    if value and Settings.model_fields[name].repr is False:
+    if value and type(settings).model_fields[name].repr is False:
         return MASK
-    if name in ("retry_schedule", "allowed_networks", "slack_hook_hosts", "cors_origins"):
+    if name in ("retry_schedule", "allowed_networks", "slack_hook_hosts", "slack_teams", "cors_origins"):
         return ",".join(f"{one:g}s" if isinstance(one, float | int) else str(one) for one in value)
     if name == "poll_interval" and value:
         return f"{value.first:g}-{value.steady:g}"
@@ -75,6 +83,8 @@ def check(as_json: Json = False) -> None:
 
     Example: relay check --json
     """
+    from relay.store import invariant
+
     _, db = open_store()
     try:
         found = db.run_here(invariant.violations)
@@ -95,6 +105,9 @@ def rotate_secrets() -> None:
 
     Example: RELAY_SECRET_KEY=new,old relay secrets rotate
     """
+    from relay.parts import open_vault
+    from relay.reseal import reseal
+
     settings, db = open_store()
     try:
         count = reseal(db, open_vault(settings))

@@ -6,15 +6,10 @@ import os
 import time
 from pathlib import Path
 
-import orjson
 import typer
-from rich.table import Table
 
-from relay.app import load_providers, now, open_transports
 from relay.cli.base import Json, console, print_json, run_async, settings_of_environment
 from relay.errors import ConfigError
-from relay.outbound import Guard, Transport
-from relay.provider import MAX_ANSWER, load_definition
 
 
 def list_(as_json: Json = False) -> None:
@@ -22,6 +17,12 @@ def list_(as_json: Json = False) -> None:
 
     Example: relay providers list
     """
+    from rich.table import Table
+
+    from relay.outbound import Guard, Transport
+    from relay.parts import load_providers
+    from relay.provider import MAX_ANSWER
+
     settings = settings_of_environment()
     found = load_providers(settings, Transport(Guard(), timeout=30, max_bytes=MAX_ANSWER), os.environ)
     if as_json:
@@ -38,6 +39,8 @@ def check(file: Path) -> None:
 
     Example: relay providers check config/providers/unified-video.toml
     """
+    from relay.provider import load_definition
+
     definition = load_definition(file)
     words = definition.statuses
     console.print(
@@ -53,6 +56,10 @@ def try_(provider: str, task_id: str) -> None:
 
     Example: relay providers try unified-video sora-2:task_01k6
     """
+    import orjson
+
+    from relay.parts import load_providers, now, open_transports
+
     settings = settings_of_environment()
 
     async def go() -> bool:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relay import signing
-from relay.app import Role, run
 from relay.cli.base import console, run_async, settings_of_environment
-from relay.demo import demo as run_demo
 from relay.errors import ConfigError
-from relay.follow import Api, follow
-from relay.receiver import Received, receiver
-from relay.sandbox import behaviours, create_app
-from relay.web.server import listen, serving
+
+if TYPE_CHECKING:
+    from relay.receiver import Received
 
 
-def _start(roles: Role) -> None:
+def _start(*names: str) -> None:
     settings = settings_of_environment()
-    run_async(run(settings, os.environ, roles))
+
+    from relay.app import Role, run
+    from relay.sentry import telling
+
+    roles = Role(0)
+    for name in names:
+        roles |= Role[name]
+    with telling(settings.sentry_dsn):
+        run_async(run(settings, os.environ, roles))
 
 
 def demo(
@@ -32,6 +37,8 @@ def demo(
 
     Example: relay demo --keep
     """
+    from relay.demo import demo as run_demo
+
     if not run_async(run_demo(console, keep=keep)):
         raise typer.Exit(1)
 
@@ -41,7 +48,7 @@ def serve() -> None:
 
     Example: UNIFIED_VIDEO_BASE_URL=https://api.example UNIFIED_VIDEO_API_KEY=sk-… relay serve
     """
-    _start(Role.WEB | Role.WORK)
+    _start("WEB", "WORK")
 
 
 def web() -> None:
@@ -49,7 +56,7 @@ def web() -> None:
 
     Example: DATABASE_URL=postgres://… relay web
     """
-    _start(Role.WEB)
+    _start("WEB")
 
 
 def worker() -> None:
@@ -57,7 +64,7 @@ def worker() -> None:
 
     Example: DATABASE_URL=postgres://… relay worker
     """
-    _start(Role.WORK)
+    _start("WORK")
 
 
 def watch(
@@ -71,11 +78,14 @@ def watch(
 
     Example: relay watch sora-2:task_01k6 --webhook https://app.example/hooks --follow
     """
+    from relay.follow import Api, follow
+    from relay.settings import from_environment
+
     targets = [{"type": "webhook", "url": url} for url in webhook or ()]
     targets += [{"type": "slack", "channel": channel} for channel in slack or ()]
     if not targets:
         raise typer.BadParameter("say where to tell the end: --webhook URL or --slack CHANNEL")
-    key = os.environ.get("RELAY_API_KEY")
+    key = from_environment("RELAY_API_KEY", os.environ)
     if not key:
         raise ConfigError("RELAY_API_KEY is not set: 'relay apps create NAME' prints one")
     body: dict[str, Any] = {"task_id": task_id, "targets": targets}
@@ -100,6 +110,9 @@ def listen_(
 
     Example: relay listen --port 9000 --secret whsec_…
     """
+    from relay.receiver import receiver
+    from relay.web.server import listen, serving
+
     if secret is not None:
         try:
             signing.key_of(secret)
@@ -128,6 +141,8 @@ def sandbox(port: Annotated[int, typer.Option(help="Where to listen, on loopback
 
     Example: relay sandbox --port 9100
     """
+    from relay.sandbox import behaviours, create_app
+    from relay.web.server import listen, serving
 
     async def go() -> None:
         listener = listen("127.0.0.1", port)

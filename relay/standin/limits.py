@@ -36,6 +36,7 @@ class RateLimiter:
     def __init__(self, limits: Limits | None, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
+        self.refused = 0
         self._admitted: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def post(self, channel_id: str) -> None:
@@ -53,5 +54,6 @@ class RateLimiter:
         while admitted and admitted[0] <= now - seconds:
             admitted.popleft()
         if len(admitted) >= calls:
+            self.refused += 1
             raise Refusal("ratelimited", status=429, retry_after=math.ceil(admitted[0] + seconds - now))
         admitted.append(now)

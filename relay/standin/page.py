@@ -38,8 +38,11 @@ _template = Environment(
 ).get_template("page.html")
 
 
-def render_page(workspace: Workspace, refresh: int | None = None) -> str:
-    """All channels, one below the other; `refresh` makes the browser ask again every so many seconds."""
+def render_page(workspace: Workspace, refresh: int | None = None, pictures: Mapping[str, str] | None = None) -> str:
+    """All channels, one below the other; `refresh` makes the browser ask again every so many seconds.
+
+    `pictures` says where on this machine pictures can be seen that are elsewhere.
+    """
     names = workspace.names()
     return _template.render(
         workspace=workspace,
@@ -49,6 +52,7 @@ def render_page(workspace: Workspace, refresh: int | None = None) -> str:
         clock=lambda ts: time_of_day(local(ts)),
         days=_days,
         author=lambda message: message.get("bot_profile", {}).get("name") or message.get("username", ""),
+        seen_at=lambda url: (pictures or {}).get(url, url),
         is_local=lambda url: urlsplit(url).hostname in LOOPBACK,
         web_link=_web_link,
     )

@@ -5,7 +5,7 @@ import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -39,17 +39,19 @@ async def accept_https(url: str) -> bool:
 
 @dataclass(frozen=True)
 class Call:
-    """A request that arrived: a Web API method, `webhook` or `response_url`, with what it carried."""
+    """A request that arrived: a Web API method, `webhook` or `response_url`, with what it carried, and when."""
 
     method: str
     args: Any
+    at: float = field(default=0.0, compare=False)
 
 
 class Slack:
     """A local Slack. Serve `app`, point `base_url` at `<url>/api/`, and look at `/` with a browser.
 
     `hooks` maps what follows `/services/` to a channel id. `limits=None` switches the rate limits off; what a message
-    may contain is always checked. `url` is where the app is served, for the response URLs it hands out.
+    may contain is always checked. `url` is where the app is served, for the response URLs it hands out. `pictures` maps
+    the addresses of pictures to places on this machine where its page finds them.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class Slack:
         limits: Limits | None = USUAL,
         fetch_image: FetchImage = accept_https,
         unfurl_domains: Iterable[str] = (),
+        pictures: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
         http: Callable[[], httpx.AsyncClient] = _plain_client,
     ) -> None:
         self.url = url
+        self._pictures = pictures
         self.calls: list[Call] = []
         self.acks: list[Ack] = []
         self._workspace = Workspace(
@@ -81,7 +85,8 @@ class Slack:
             unfurl_domains=unfurl_domains,
             clock=clock,
         )
-        rates = RateLimiter(limits, clock)
+        self._clock = clock
+        self._rates = rates = RateLimiter(limits, clock)
         self._web_api = WebApi(self._workspace, rates)
         self._webhooks = IncomingWebhooks(self._workspace, rates, hooks or {})
         self._responses = ResponseUrls(self._workspace)
@@ -100,6 +105,11 @@ class Slack:
     def channel(self, channel_id: str) -> Channel:
         """A channel's state, which a test may change."""
         return self._workspace.channels[channel_id]
+
+    @property
+    def limited(self) -> int:
+        """How many calls were refused because they came too fast."""
+        return self._rates.refused
 
     def messages(self, channel_id: str) -> list[Message]:
         """What everybody in the channel sees, thread replies too, oldest first."""
@@ -135,7 +145,7 @@ class Slack:
 
     async def _page(self, request: Request) -> Response:
         refresh = request.query_params.get("refresh", "")
-        page = render_page(self._workspace, int(refresh) if refresh.isdecimal() else None)
+        page = render_page(self._workspace, int(refresh) if refresh.isdecimal() else None, self._pictures)
         return HTMLResponse(page, headers=HEADERS)
 
     async def _api(self, request: Request) -> Response:
@@ -144,7 +154,7 @@ class Slack:
             token, args = await _arguments(request)
         except Refusal as refusal:
             return _refused(refusal, {})
-        self.calls.append(Call(method, args))
+        self.calls.append(Call(method, args, self._clock()))
         return await self._answer(request, method, functools.partial(self._call, method, token, args))
 
     async def _webhook(self, request: Request) -> Response:
@@ -165,7 +175,7 @@ class Slack:
     async def _post(self, request: Request, kind: str, post: Post, path: str) -> Response:
         """One post to a URL that needs no token: the error is the text."""
         payload = await _payload(request)
-        self.calls.append(Call(kind, payload))
+        self.calls.append(Call(kind, payload, self._clock()))
 
         async def answer() -> Response:
             try:

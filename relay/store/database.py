@@ -17,11 +17,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from relay.errors import StoreUnavailable
+from relay.errors import ConfigError, StoreUnavailable
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -145,6 +145,10 @@ class Database:
                 stale = isinstance(error, DBAPIError) and error.connection_invalidated
                 if not tries_left or not (stale or _lost_a_race(error)):
                     raise StoreUnavailable(_reason(error), retry_after=random.uniform(1, 3)) from error  # noqa: S311
+            except DatabaseError as error:
+                if getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB":
+                    raise ConfigError(f"DATABASE_URL: '{engine.url.database}' is not a SQLite database") from None
+                raise
         raise AssertionError("unreachable")
 
     async def aclose(self) -> None:

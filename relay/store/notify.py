@@ -7,7 +7,7 @@ finds what is due.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 import sqlalchemy as sa
@@ -17,6 +17,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 CHANNEL = "relay"
 POLL, DELIVER = "poll", "deliver"
+CHANGED = "changed"
+MAX_IDS = 200
+"""Ids in one notice, which may have 8,000 bytes."""
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
 
 
@@ -26,8 +29,18 @@ def announce(tx: sa.Connection, what: str, wait: float = 0.0) -> None:
         tx.execute(sa.select(sa.func.pg_notify(CHANNEL, f"{what} {max(0.0, wait):.3f}")))
 
 
-async def listen(url: str, heard: Callable[[str, float], None]) -> None:
-    """Calls `heard` with what was announced and in how many seconds it comes due; outlives the database.
+def announce_changes(tx: sa.Connection, ids: Sequence[str]) -> None:
+    """Says, when this transaction commits, which watches are no longer what they were."""
+    if tx.dialect.name == "postgresql":
+        for first in range(0, len(ids), MAX_IDS):
+            notice = " ".join((CHANGED, *ids[first : first + MAX_IDS]))
+            tx.execute(sa.select(sa.func.pg_notify(CHANNEL, notice)))
+
+
+async def listen(url: str, due: Callable[[str, float], None], changed: Callable[[Sequence[str]], None]) -> None:
+    """Calls `due` with what was announced and in how many seconds it comes due, `changed` with ids of watches.
+
+    It outlives the database.
 
     It ends where a pooler stands in between.
     """
@@ -43,8 +56,11 @@ async def listen(url: str, heard: Callable[[str, float], None]) -> None:
                 await connection.execute(f"LISTEN {CHANNEL}")
                 pause = FIRST_PAUSE
                 async for notice in connection.notifies():
-                    what, _, wait = notice.payload.partition(" ")
-                    heard(what, float(wait or 0))
+                    what, _, rest = notice.payload.partition(" ")
+                    if what == CHANGED:
+                        changed(rest.split())
+                    else:
+                        due(what, float(rest or 0))
         except (psycopg.Error, OSError, ValueError) as error:
             log.debug("not listening", error=type(error).__name__, again_in=pause)
             await asyncio.sleep(pause)

@@ -12,12 +12,15 @@ import sqlalchemy as sa
 from relay.errors import Conflict, NotFound
 from relay.ids import derived_id, new_id
 from relay.model import Attempt, DeliveryState, Event, EventType, Millis
-from relay.store import health
-from relay.store.notify import DELIVER, announce
+from relay.store import health, messages
+from relay.store.notify import DELIVER, announce, announce_changes
 from relay.store.schema import AnyRow, ailments, attempts, deliveries, events, targets, watches
 
-END = "end"
+END = messages.END
 """The key of the event that tells a watch's end."""
+
+BATCH = 1000
+"""Rows that one statement names: PostgreSQL takes 65,535 parameters, and a batch of watches may have more targets."""
 
 SINGLE_ATTEMPT = (EventType.PROGRESS,)
 """Events that are never tried again: the next one says more."""
@@ -64,14 +67,15 @@ def tell_late(tx: sa.Connection, target_ids: Sequence[str], now: Millis) -> None
         sa.select(targets, watches.c.app_id, events.c.type.label("event_type"))
         .join(watches, watches.c.id == targets.c.watch_id)
         .join(events, sa.and_(events.c.watch_id == targets.c.watch_id, events.c.key == END))
-        .where(targets.c.id.in_(target_ids))
     )
-    made = [
-        _new_delivery(row.app_id, row, END, row.event_type, now)
-        for row in tx.execute(query)
-        if row.event_type in row.events.split(",")
-    ]
-    _send_out(tx, made)
+    for start in range(0, len(target_ids), BATCH):
+        rows = tx.execute(query.where(targets.c.id.in_(target_ids[start : start + BATCH])))
+        made = [
+            _new_delivery(row.app_id, row, END, row.event_type, now)
+            for row in rows
+            if row.event_type in row.events.split(",")
+        ]
+        _send_out(tx, made)
 
 
 def _send_out(tx: sa.Connection, made: Sequence[dict[str, Any]]) -> None:
@@ -241,6 +245,8 @@ def record(tx: sa.Connection, tried: Sequence[Tried]) -> None:
     made = [_attempt_row(one.claim.id, one.attempt) for one in kept if one.attempt]
     if made:
         tx.execute(sa.insert(attempts), made)
+        announce_changes(tx, sorted({one.claim.watch_id for one in kept if one.attempt}))
+        _show(tx, [one for one in kept if one.settled_at is not None and one.claim.target_type != "slack"])
     for one in kept:
         if one.attempt and one.attempt.outcome.ends_target and one.settled_at is not None:
             _end_target(tx, one.claim.target_id, one.settled_at, one.reason)
@@ -248,6 +254,13 @@ def record(tx: sa.Connection, tried: Sequence[Tried]) -> None:
             health.heal(tx, [one.claim.place], one.settled_at)
         if one.exhausted and one.settled_at is not None:
             health.worsen(tx, one.claim.place, one.settled_at)
+
+
+def _show(tx: sa.Connection, settled: Sequence[Tried]) -> None:
+    """Living messages show which deliveries are dead, and no longer those that got through after all."""
+    news = [one for one in settled if one.state is DeliveryState.DEAD or one.claim.attempts]
+    if news:
+        messages.changed(tx, sorted({one.claim.watch_id for one in news}), max(one.settled_at or 0 for one in news))
 
 
 def _changed(one: Tried) -> dict[str, Any]:
@@ -346,10 +359,11 @@ def retry(tx: sa.Connection, app_id: str, delivery_id: str, now: Millis) -> Foun
         NotFound: this app has none of that id.
         Conflict: it is being sent at this moment.
     """
-    found = read(tx, app_id, delivery_id)
-    if found.row.lease is not None and found.row.next_attempt_at > now:
+    c = deliveries.c
+    nobodys = sa.or_(c.lease.is_(None), c.next_attempt_at <= now)
+    if not _replay(tx, sa.and_(c.id == delivery_id, c.app_id == app_id, nobodys), now):
+        read(tx, app_id, delivery_id)
         raise Conflict("this delivery is being sent at this moment; look at its attempts in a few seconds")
-    _replay(tx, sa.and_(deliveries.c.id == delivery_id, deliveries.c.app_id == app_id), now)
     return read(tx, app_id, delivery_id)
 
 
@@ -379,18 +393,48 @@ def retry_many(
     return _replay(tx, chosen, now)
 
 
-def _replay(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis) -> int:
-    """Makes deliveries due now. Ended targets are open again and unwell places count as well: somebody asked for it."""
-    of_targets = sa.select(deliveries.c.target_id).where(chosen)
-    tx.execute(sa.update(targets).where(targets.c.id.in_(of_targets)).values(ended_at=None, ended_why=None))
-    places = list(tx.execute(sa.select(deliveries.c.place).where(chosen).distinct()).scalars())
-    change = (
-        sa.update(deliveries)
-        .where(chosen)
-        .values(state=DeliveryState.PENDING, reason=None, counted=0, next_attempt_at=now, lease=None, settled_at=None)
-    )
-    replayed = tx.execute(change).rowcount
+def send_again(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said: str) -> int:
+    """Sends the end of a watch again to every webhook that did not get it and is not tried any more.
+
+    Args:
+        said: what the watch's living messages say about who did it.
+
+    Returns:
+        How many.
+
+    Raises:
+        NotFound: this app has none of that id.
+    """
+    c, t = deliveries.c, targets.c
+    if tx.execute(sa.select(watches.c.id).where(watches.c.id == watch_id, watches.c.app_id == app_id)).first() is None:
+        raise NotFound(f"there is no watch '{watch_id[:64]}'")
+    hooks = sa.select(t.id).where(t.watch_id == watch_id, t.type == "webhook")
+    dead = sa.and_(c.watch_id == watch_id, c.event_key == END, c.state == DeliveryState.DEAD, c.target_id.in_(hooks))
+    replayed = _replay(tx, dead, now)
     if replayed:
-        health.heal(tx, places, now)
+        messages.changed(tx, [watch_id], now, at_once=True, said=said)
+    return replayed
+
+
+def _replay(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis) -> int:
+    """Makes deliveries due now. Ended targets are open again and unwell places count as well: somebody asked for it.
+
+    They are locked first, in the order in which everybody locks them: none is claimed between the look and the change.
+    """
+    c = deliveries.c
+    query = sa.select(c.id, c.target_id, c.place).where(chosen).order_by(c.id).limit(BATCH).with_for_update()
+    again = {"state": DeliveryState.PENDING, "reason": None, "counted": 0, "next_attempt_at": now, "lease": None}
+    replayed, last, places = 0, "", set[str]()
+    while rows := list(tx.execute(query.where(c.id > last))):
+        of_targets = {row.target_id for row in rows}
+        tx.execute(sa.update(targets).where(targets.c.id.in_(of_targets)).values(ended_at=None, ended_why=None))
+        ids = [row.id for row in rows]
+        tx.execute(sa.update(deliveries).where(c.id.in_(ids)).values(settled_at=None, **again))
+        places.update(row.place for row in rows)
+        replayed, last = replayed + len(rows), ids[-1]
+    some = sorted(places)
+    for start in range(0, len(some), BATCH):
+        health.heal(tx, some[start : start + BATCH], now)
+    if replayed:
         announce(tx, DELIVER)
     return replayed

@@ -10,8 +10,13 @@ import orjson
 import sqlalchemy as sa
 
 from relay.model import Event, EventType, Millis, State, Watch
+from relay.store import messages
+from relay.store.notify import announce_changes
 from relay.store.outbox import tell
-from relay.store.schema import answers, watches
+from relay.store.schema import answers, changes, lags, watches
+
+MAX_CHANGES = 500
+"""Changes of one watch that are kept; of those after it only the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Claim:
     progress_told_at: Millis | None
     answer_hash: int | None
     last_poll_at: Millis | None
+    changes: int
     watch: Watch
 
 
@@ -56,6 +62,7 @@ _claim = (
         watches.c.progress_told_at,
         watches.c.answer_hash,
         watches.c.last_poll_at,
+        watches.c.changes,
         watches.c.created_at,
         watches.c.expires_at,
         watches.c.upstream_status,
@@ -78,9 +85,9 @@ def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, most: int) 
 
 def _claimed(*row: Any) -> Claim:
     """The columns of `_claim` in their order: first the claim's own, then the watch's."""
-    created_at, expires_at, status, progress, error, *counts = row[11:]
+    created_at, expires_at, status, progress, error, *counts = row[12:]
     known = Watch(created_at, expires_at, State.WATCHING, status, progress, None, _json(error), *counts)
-    return Claim(*(*row[:11], known))
+    return Claim(*(*row[:12], known))
 
 
 def _json(text: str | None) -> Any:
@@ -101,6 +108,7 @@ class Polled:
         next_poll_at: None once ended.
         answer: the upstream's answer if it differs from the stored one.
         event: what is to be told, if anything.
+        changed: whether the reading said something new.
     """
 
     claim: Claim
@@ -111,6 +119,7 @@ class Polled:
     answer: bytes | None = None
     answer_hash: int | None = None
     event: Event | None = None
+    changed: bool = False
 
 
 _mine = (watches.c.id == sa.bindparam("claimed"), watches.c.lease == sa.bindparam("by"))
@@ -137,6 +146,7 @@ _save = (
                 "next_poll_at",
                 "answer_hash",
                 "progress_told_at",
+                "changes",
                 "ended_at",
             )
         }
@@ -158,10 +168,12 @@ def save(tx: sa.Connection, polled: Sequence[Polled]) -> int:
         tx.execute(_release, [{"claimed": p.claim.id, "by": p.claim.lease, "due": p.next_poll_at} for p in released])
     heard = [p for p in polled if p.watch is not None]
     # Whoever writes beside the row itself must know that the lease still holds.
-    mine = _still_mine(tx, [p.claim for p in heard if p.answer is not None or p.event is not None])
+    mine = _still_mine(tx, [p.claim for p in heard if p.answer is not None or p.event is not None or p.changed])
     if heard:
         tx.execute(_save, [_saved(p, p.watch) for p in heard if p.watch is not None])
     _keep_answers(tx, [p for p in heard if p.answer is not None and p.claim.id in mine])
+    _keep_changes(tx, [p for p in heard if p.changed and p.claim.id in mine])
+    _keep_lags(tx, [p for p in heard if p.claim.id in mine])
     return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in heard if p.event and p.claim.id in mine])
 
 
@@ -194,6 +206,7 @@ def _saved(polled: Polled, watch: Watch) -> dict[str, Any]:
         "new_next_poll_at": polled.next_poll_at,
         "new_answer_hash": polled.answer_hash,
         "new_progress_told_at": polled.asked_at if told else claim.progress_told_at,
+        "new_changes": claim.changes + polled.changed,
         "new_ended_at": watch.ended_at,
     }
 
@@ -208,6 +221,76 @@ def _keep_answers(tx: sa.Connection, polled: Sequence[Polled]) -> None:
         change = sa.update(answers).where(answers.c.watch_id == sa.bindparam("of"))
         change = change.values(body=sa.bindparam("new_body"), at=sa.bindparam("new_at"))
         tx.execute(change, [{"of": p.claim.id, "new_body": p.answer, "new_at": p.asked_at} for p in again])
+
+
+def _keep_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+    rows = [
+        {
+            "watch_id": p.claim.id,
+            "number": p.claim.changes + 1,
+            "at": p.watch.ended_at or p.asked_at,
+            "state": p.watch.state,
+            "upstream_status": p.watch.upstream_status,
+            "progress": p.watch.progress,
+        }
+        for p in polled
+        if p.watch is not None and (p.claim.changes < MAX_CHANGES or p.watch.ended_at is not None)
+    ]
+    if rows:
+        tx.execute(sa.insert(changes), rows)
+        messages.changed(tx, [p.claim.id for p in polled], max(p.asked_at for p in polled))
+    announce_changes(tx, [p.claim.id for p in polled])
+
+
+@dataclass(frozen=True, slots=True)
+class LastAnswer:
+    """What is known of a task that an app watches.
+
+    Attributes:
+        body: the upstream's last answer, if it has given one, and `at` when it last gave it.
+        holds: whether that is still how things stand: relay goes on asking, or the upstream has said its last word.
+    """
+
+    watch_id: str
+    provider: str
+    upstream_key: bytes | None
+    body: bytes | None
+    at: Millis
+    holds: bool
+
+
+def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> LastAnswer | None:
+    """The last answer about a task, if the app watches it: as one of `provider`, else of any."""
+    c = watches.c
+    query = (
+        sa.select(c.id, c.provider, c.upstream_key, c.state, c.misses, c.last_poll_at, answers.c.body, answers.c.at)
+        .join(answers, answers.c.watch_id == c.id, isouter=True)
+        .where(c.app_id == app_id, c.task_id == task_id)
+        .order_by(sa.case((c.provider == provider, 0), else_=1), c.id.desc())
+        .limit(1)
+    )
+    row = tx.execute(query).first()
+    if row is None:
+        return None
+    # An answer is stored when it differs: it was given again whenever the last poll brought one at all.
+    at = row.last_poll_at if row.misses == 0 and row.last_poll_at else row.at or 0
+    holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED)
+    return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, holds)
+
+
+def _keep_lags(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+    rows = [
+        {"watch_id": p.claim.id, "at": p.watch.ended_at, "unseen_ms": unseen(p.claim, p.watch.ended_at)}
+        for p in polled
+        if p.watch is not None and p.watch.ended_at is not None
+    ]
+    if rows:
+        tx.execute(sa.insert(lags), rows)
+
+
+def unseen(claim: Claim, ended_at: Millis) -> Millis:
+    """For how long the end of a claimed watch may have gone unnoticed: since the query before, or its registration."""
+    return max(0, ended_at - (claim.last_poll_at or claim.watch.created_at))
 
 
 def answer(tx: sa.Connection, watch_id: str) -> bytes | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from relay.model import Millis
-from relay.store.schema import deliveries, processes, watches
+from relay.store.schema import deliveries, messages, processes, watches
 
 MAX_LEASE = 60_000
 """Milliseconds that any claim may hold: what is claimed comes due within this time."""
@@ -54,7 +54,11 @@ def bury(tx: sa.Connection, name: str, now: Millis) -> int:
     """
     tx.execute(sa.delete(processes).where(processes.c.name == name))
     freed = 0
-    for table, due in ((watches, watches.c.next_poll_at), (deliveries, deliveries.c.next_attempt_at)):
+    for table, due in (
+        (watches, watches.c.next_poll_at),
+        (deliveries, deliveries.c.next_attempt_at),
+        (messages, messages.c.edit_at),
+    ):
         # The due time bounds the search: a claim is due within the lease, and due times are indexed.
         claimed = sa.and_(due <= now + MAX_LEASE, table.c.lease.startswith(f"{name}."))
         freed += tx.execute(sa.update(table).where(claimed).values({due.key: now, "lease": None})).rowcount

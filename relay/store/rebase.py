@@ -5,10 +5,14 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from relay.model import Millis
-from relay.store.schema import attempts, deliveries, watches
+from relay.store.schema import attempts, deliveries, messages, turns, watches
 
 TOLERANCE = 5000
 """Milliseconds by which clocks of several hosts may differ without anything being done about it."""
+
+
+LONGEST_PAUSE = 3_600_000
+"""Milliseconds that Slack may ask for."""
 
 
 def rebase(tx: sa.Connection, now: Millis) -> int:
@@ -27,4 +31,7 @@ def rebase(tx: sa.Connection, now: Millis) -> int:
         fresh = sa.case((due > planned, now + due - planned), else_=now)
         change = sa.update(table).where(due.is_not(None), due > now, planned > now + TOLERANCE)
         rows += tx.execute(change.values({due.key: fresh})).rowcount
-    return rows
+    m, t = messages.c, turns.c
+    planned_late = sa.update(messages).where(m.edit_at > now, m.lease.is_(None), m.changed_at > now + TOLERANCE)
+    rows += tx.execute(planned_late.values(edit_at=now, changed_at=now, quiet_until=now)).rowcount
+    return rows + tx.execute(sa.delete(turns).where(t.next_at > now + LONGEST_PAUSE)).rowcount

@@ -74,9 +74,11 @@ watches = Table(
     Column("lease", Text),  # who claimed it, until saved: a late save with another lease changes nothing
     Column("answer_hash", BigInteger),  # of the answer in `answers`, to write that only when it changed
     Column("progress_told_at", BigInteger),
+    Column("changes", Integer, nullable=False),  # how often a reading said something new: see `changes`
     Column("expires_at", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
+    Column("traceparent", Text),  # of the span that registered it, where tracing is on
     # A cancelled watch makes room for a new one of the same task; any other is what a registration again finds.
     Index(
         "uq_watches_task",
@@ -100,16 +102,26 @@ watches = Table(
         postgresql_where=text("ended_at IS NOT NULL"),
     ),
     Index("ix_watches_app", "app_id", "id"),
+    Index("ix_watches_task_id", "task_id"),
 )
 
-answers = (
-    Table(  # the upstream's last JSON answer about a task, apart so that the row that every poll rewrites is small
-        "answers",
-        metadata,
-        Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
-        Column("body", LargeBinary, nullable=False),
-        Column("at", BigInteger, nullable=False),
-    )
+answers = Table(  # the upstream's last JSON answer about a task, apart to keep small the row that every poll rewrites
+    "answers",
+    metadata,
+    Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+changes = Table(  # what a watch has been, one row for each reading that said something new; append-only
+    "changes",
+    metadata,
+    Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("upstream_status", Text),
+    Column("progress", Float),
 )
 
 targets = Table(
@@ -194,6 +206,57 @@ processes = Table(  # those that claim, each with its last sign of life
     Column("seen_at", BigInteger, nullable=False),
 )
 
+LIVING = "NOT ended AND ts IS NOT NULL"
+"""Of which messages others have to be aware: those that stand in Slack and are still edited."""
+
+messages = Table(  # living Slack messages: one per watch and channel, posted at registration, edited until the end
+    "messages",
+    metadata,
+    Column("target_id", Text, ForeignKey("targets.id", ondelete="CASCADE"), primary_key=True),
+    Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), nullable=False),
+    Column("place", Text, nullable=False),  # as in `targets`: two targets that lead to one channel share the message
+    Column("channel", Text),  # Slack's ids of where it stands, of the message and of the reply in its thread
+    Column("ts", Text),
+    Column("reply_ts", Text),
+    Column("posting_at", BigInteger),  # since when something may have been posted that is not recorded; else null
+    Column("ended", Boolean, nullable=False),  # it shows the end
+    Column("bare", Boolean, nullable=False),  # Slack did not take its picture
+    Column("shown", Text),  # a digest of what it shows, so that nothing is edited for nothing
+    Column("said", Text),  # who did what to the task in Slack
+    Column("failures", Integer, nullable=False),  # in a row, of posts and edits of what is not the end
+    Column("changed_at", BigInteger, nullable=False),  # when there was last something new to show
+    Column("quiet_until", BigInteger, nullable=False),  # when the next edit may be
+    Column("invited", Boolean, nullable=False),  # it was told to come back for its turn
+    Column("edit_at", BigInteger),  # when due, or until when claimed; null while there is nothing to show
+    Column("lease", Text),
+    UniqueConstraint("watch_id", "place"),
+    Index(
+        "ix_messages_due",
+        "edit_at",
+        sqlite_where=text("edit_at IS NOT NULL"),
+        postgresql_where=text("edit_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_messages_living",
+        "watch_id",
+        sqlite_where=text(LIVING),
+        postgresql_where=text(LIVING),
+    ),
+)
+
+turns = (
+    Table(  # what Slack lets through only so fast: edits of a workspace, posts to a channel; shared by all processes
+        "turns",
+        metadata,
+        Column("lane", Text, primary_key=True),
+        Column("next_at", BigInteger, nullable=False),  # when the next call may be made
+        Column("ends_until", BigInteger, nullable=False),  # the times that those who wait were told, by rank
+        Column("replies_until", BigInteger, nullable=False),
+        Column("rest_until", BigInteger, nullable=False),
+        Column("channel", Text),  # Slack's id of the channel, once a post has told it
+    )
+)
+
 attempts = Table(  # append-only
     "attempts",
     metadata,
@@ -208,3 +271,20 @@ attempts = Table(  # append-only
     Column("answer", LargeBinary, nullable=False),
     Column("truncated", Boolean, nullable=False),
 )
+
+lags = Table(  # for how long each end may have gone unnoticed; apart, so that a day of them is quickly summed up
+    "lags",
+    metadata,
+    Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("unseen_ms", BigInteger, nullable=False),  # from the query before to the end
+    Index("ix_lags_at", "at"),
+)
+
+# What the dashboard looks for. None of them is touched by a poll.
+for _name, _column, _where in (
+    ("ix_deliveries_settled", deliveries.c.settled_at, "settled_at IS NOT NULL"),
+    ("ix_deliveries_dead", deliveries.c.settled_at, "state = 'dead'"),
+    ("ix_watches_stopped", watches.c.task_id, "state = 'cancelled'"),
+):
+    Index(_name, _column, sqlite_where=text(_where), postgresql_where=text(_where))

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from relay.errors import FieldError, Invalid, NotFound, RelayError
 from relay.ids import new_id
 from relay.model import DeliveryState, EventType, Millis, State
-from relay.store.notify import POLL, announce
+from relay.store import messages
+from relay.store.notify import POLL, announce, announce_changes
 from relay.store.outbox import END, tell_late
-from relay.store.schema import AnyRow, deliveries, targets, watches
+from relay.store.schema import AnyRow, changes, deliveries, targets, watches
 
 MAX_TARGETS = 100
 """Targets that one watch may have."""
@@ -22,7 +23,11 @@ MAX_TARGETS = 100
 
 @dataclass(frozen=True, slots=True)
 class NewTarget:
-    """A target of a registration; its `address` is sealed for its id."""
+    """A target of a registration; its `address` is sealed for its id.
+
+    Attributes:
+        living: it is told by a message that lives with the task.
+    """
 
     id: str
     type: str
@@ -31,6 +36,7 @@ class NewTarget:
     host: str
     events: tuple[str, ...]
     fingerprint: bytes
+    living: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Registration:
     upstream_key: bytes | None
     first_poll_at: Millis
     expires_at: Millis
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,9 @@ def register(tx: sa.Connection, wanted: Sequence[Registration], now: Millis) -> 
         wanting = {w for w, target in new_targets if EventType.PROGRESS in target.events}
         if wanting:
             tx.execute(sa.update(watches).where(watches.c.id.in_(wanting)).values(wants_progress=True))
+        messages.begin(tx, [(one.id, watch_id, one.place) for watch_id, one in new_targets if one.living], now)
         tell_late(tx, [target.id for watch_id, target in new_targets if watch_id in ended], now)
+    announce_changes(tx, sorted({watch_id for watch_id, _ in new_targets}))
     if new_watches:
         announce(tx, POLL, (min(one["next_poll_at"] for one in new_watches) - now) / 1000)
     found = {one.row.id: one for one in _found(tx, [a[0] for a in answer if isinstance(a, tuple)])}
@@ -167,9 +176,11 @@ def _new_watch(watch_id: str, one: Registration, now: Millis) -> dict[str, Any]:
         "misses": 0,
         "unknowns": 0,
         "bares": 0,
+        "changes": 0,
         "next_poll_at": one.first_poll_at,
         "expires_at": one.expires_at,
         "created_at": now,
+        "traceparent": one.traceparent,
     }
 
 
@@ -199,6 +210,24 @@ def read(tx: sa.Connection, app_id: str, watch_id: str) -> Found:
     if tx.execute(query).first() is None:
         raise NotFound(f"there is no watch '{watch_id[:64]}'")
     return _found(tx, [watch_id])[0]
+
+
+def read_many(tx: sa.Connection, ids: Sequence[str]) -> dict[str, Found]:
+    """Those of `ids` that there are, whosever they are."""
+    there = tx.execute(sa.select(watches.c.id).where(watches.c.id.in_(ids))).scalars()
+    return {one.row.id: one for one in _found(tx, list(there))}
+
+
+def changes_of(tx: sa.Connection, ids: Sequence[str]) -> dict[str, int]:
+    """How often each of `ids` has changed, for those that there are."""
+    query = sa.select(watches.c.id, watches.c.changes).where(watches.c.id.in_(ids))
+    return {row.id: row.changes for row in tx.execute(query)}
+
+
+def history(tx: sa.Connection, watch_id: str) -> list[AnyRow]:
+    """What a watch has been, oldest first."""
+    query = sa.select(changes).where(changes.c.watch_id == watch_id).order_by(changes.c.number)
+    return list(tx.execute(query))
 
 
 def newest(
@@ -248,18 +277,33 @@ def under_way(tx: sa.Connection, app_id: str) -> int:
     return int(tx.execute(query).scalar_one())
 
 
-def cancel(tx: sa.Connection, app_id: str, watch_id: str, now: Millis) -> None:
+def cancel(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said: str | None = None) -> bool:
     """Stops a watch; one that has ended stays as it is.
+
+    Args:
+        said: what its living messages say about who did it.
+
+    Returns:
+        Whether it was this that stopped it.
 
     Raises:
         NotFound: this app has none of that id.
     """
-    change = sa.update(watches).where(watches.c.id == watch_id, watches.c.app_id == app_id)
-    stopped = change.where(watches.c.state == State.WATCHING).values(
-        state=State.CANCELLED, next_poll_at=None, lease=None, estimated_end=None, ended_at=now
+    c = watches.c
+    change = sa.update(watches).where(c.id == watch_id, c.app_id == app_id, c.state == State.WATCHING)
+    change = change.values(
+        state=State.CANCELLED, next_poll_at=None, lease=None, estimated_end=None, ended_at=now, changes=c.changes + 1
     )
-    if not tx.execute(stopped).rowcount:
+    stopped = tx.execute(change.returning(c.state, c.changes, c.upstream_status, c.progress)).first()
+    if stopped is None:
         read(tx, app_id, watch_id)
+        return False
+    state, number, status, progress = stopped
+    row = {"watch_id": watch_id, "number": number, "at": now, "state": state}
+    tx.execute(sa.insert(changes), row | {"upstream_status": status, "progress": progress})
+    messages.changed(tx, [watch_id], now, at_once=True, said=said)
+    announce_changes(tx, [watch_id])
+    return True
 
 
 def erase(tx: sa.Connection, app_id: str, watch_id: str) -> None:
@@ -270,3 +314,4 @@ def erase(tx: sa.Connection, app_id: str, watch_id: str) -> None:
     """
     if not tx.execute(sa.delete(watches).where(watches.c.id == watch_id, watches.c.app_id == app_id)).rowcount:
         raise NotFound(f"there is no watch '{watch_id[:64]}'")
+    announce_changes(tx, [watch_id])

@@ -93,13 +93,15 @@ class Addresses:
             address, host = {"webhook_url": target.webhook_url}, split_url(target.webhook_url).netloc.lower()
         else:
             address, host = {"channel": target.channel}, "slack"
+        living = isinstance(target, SlackTarget) and target.channel is not None and bool(self._settings.slack_bot_token)
         events = tuple(dict.fromkeys(target.events))
         plain = orjson.dumps(address, option=orjson.OPT_SORT_KEYS)
         fingerprint = hashlib.sha256(b"\0".join((kind.encode(), plain, ",".join(sorted(events)).encode()))).digest()
-        place = address.get("url") or address.get("webhook_url") or address["channel"]
+        place = address.get("url") or address.get("webhook_url") or address["channel"].lstrip("#")
         digest = hashlib.sha256(f"{app_id}\0{kind}\0{place}".encode()).hexdigest()
         target_id = new_id("tgt")
-        return NewTarget(target_id, kind, self._vault.seal(plain, target_id), digest, host, events, fingerprint)
+        sealed = self._vault.seal(plain, target_id)
+        return NewTarget(target_id, kind, sealed, digest, host, events, fingerprint, living)
 
     def show(self, target: FoundTarget) -> TargetOut:
         """The target as its app sees it: header values and Slack's webhook secrets are masked."""

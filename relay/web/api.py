@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import structlog
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from relay.cadence import first_poll
-from relay.errors import FieldError, Invalid, NotFound, RelayError, TooManyRequests, TooManyWatches
+from relay.errors import NotFound, RelayError, TooManyRequests, TooManyWatches
 from relay.ids import new_id
-from relay.model import DeliveryState, EventType, Millis, State, Verdict, event_body, rfc3339
+from relay.model import DeliveryState, EventType, State, Verdict, event_body
 from relay.poller import key_owner
 from relay.store import apps, outbox, watches
 from relay.store.group import Group
 from relay.web.addresses import Refused
 from relay.web.context import Context
 from relay.web.limits import RateLimiter
+from relay.web.live import Live
+from relay.web.mirror import Mirror
+from relay.web.params import cursor, invalid, known, limit, moment, one_of
 from relay.web.problems import MAX_BATCH_BODY, JsonResponse, parse, problem, read_json, request_id_of
 from relay.web.schemas import (
     BatchIn,
@@ -47,12 +47,9 @@ from relay.web.views import show_attempt, show_delivery, show_watch
 
 log = structlog.stdlib.get_logger(__name__)
 
-MAX_LIMIT, DEFAULT_LIMIT = 200, 50
-
 COUNT_EVERY = 10.0
 """Seconds for which the count of an app's watches is believed."""
 
-E = TypeVar("E", State, DeliveryState)
 Handler = Callable[["Api", Request, apps.App], Awaitable[Response]]
 Outcome = watches.Registered | RelayError
 
@@ -62,6 +59,7 @@ class Api:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._live, self._mirror = Live(context), Mirror(context)
         self._under_way: dict[str, tuple[float, int]] = {}
         # Requests that come within a few milliseconds of each other share a commit. A batch has one to itself: together
         # they would hold the database for seconds, and name more ids than one statement may.
@@ -77,23 +75,41 @@ class Api:
     async def register(self, request: Request, app: apps.App) -> Response:
         """`POST /v1/watches`"""
         await self._make_sure_of_room(app)
-        registration = await self._registration(app, parse(WatchIn, await read_json(request)))
-        (outcome,) = await self._registrations.put([registration])
-        if isinstance(outcome, RelayError):
-            raise outcome
+        wanted = parse(WatchIn, await read_json(request))
+        with self._context.tracing.span("register", "server", request.headers.get("traceparent")) as span:
+            outcome = await self._add(app, wanted, span.traceparent)
+            span.note({"request_id": request_id_of(request), "watch_id": outcome.watch.row.id})
         status, headers = 200, {}
         if outcome.created:
             status, headers = 201, {"Location": f"/v1/watches/{outcome.watch.row.id}"}
-            log.info("registered", watch_id=outcome.watch.row.id, task_id=registration.task_id)
         return JsonResponse(show_watch(outcome.watch, self._context.addresses), status, headers)
+
+    async def add(self, app: apps.App, wanted: WatchIn) -> watches.Registered:
+        """Registers a task for an app that does not ask over HTTP.
+
+        Raises:
+            RelayError: what the API would answer.
+        """
+        await self._make_sure_of_room(app)
+        return await self._add(app, wanted, None)
+
+    async def _add(self, app: apps.App, wanted: WatchIn, traceparent: str | None) -> watches.Registered:
+        (outcome,) = await self._registrations.put([await self._registration(app, wanted, traceparent)])
+        if isinstance(outcome, RelayError):
+            raise outcome
+        if outcome.created:
+            log.info("registered", watch_id=outcome.watch.row.id, task_id=wanted.task_id)
+        return outcome
 
     async def register_batch(self, request: Request, app: apps.App) -> Response:
         """`POST /v1/watches/batch`"""
         await self._make_sure_of_room(app)
         wanted = parse(BatchIn, await read_json(request, MAX_BATCH_BODY)).watches
-        judged = await asyncio.gather(*(self._judged(app, one) for one in wanted))
-        good = [one for one in judged if isinstance(one, watches.Registration)]
-        outcomes = iter(await self._batches.put(good) if good else ())
+        with self._context.tracing.span("register", "server", request.headers.get("traceparent")) as span:
+            judged = await asyncio.gather(*(self._judged(app, one, span.traceparent) for one in wanted))
+            good = [one for one in judged if isinstance(one, watches.Registration)]
+            outcomes = iter(await self._batches.put(good) if good else ())
+            span.note({"request_id": request_id_of(request), "watches": len(good)})
         data: list[BatchItem] = []
         for one in judged:
             outcome = one if isinstance(one, RelayError) else next(outcomes)
@@ -115,30 +131,30 @@ class Api:
         if count >= most:
             raise TooManyWatches(f"an app may have {most} watches under way", retry_after=COUNT_EVERY)
 
-    async def _judged(self, app: apps.App, item: Any) -> watches.Registration | RelayError:
+    async def _judged(self, app: apps.App, item: Any, traceparent: str | None) -> watches.Registration | RelayError:
         try:
-            return await self._registration(app, parse(WatchIn, item))
+            return await self._registration(app, parse(WatchIn, item), traceparent)
         except RelayError as error:
             return error
 
-    async def _registration(self, app: apps.App, wanted: WatchIn) -> watches.Registration:
+    async def _registration(self, app: apps.App, wanted: WatchIn, traceparent: str | None) -> watches.Registration:
         """A request, judged by what this deployment knows and allows."""
         context, settings = self._context, self._context.settings
         name = settings.provider if wanted.provider is None else wanted.provider
         provider = context.providers.get(name)
         if provider is None:
             known = ", ".join(sorted(context.providers))
-            raise _invalid("/provider", f"'{name}' is not declared here; there is {known}")
+            raise invalid("/provider", f"'{name}' is not declared here; there is {known}")
         if not provider.configured:
-            raise _invalid("/provider", f"'{name}' has no address in this deployment: {provider.remedy}")
+            raise invalid("/provider", f"'{name}' has no address in this deployment: {provider.remedy}")
         longest = int(settings.max_expires_in)
         if wanted.expires_in is not None and wanted.expires_in > longest:
-            raise _invalid("/expires_in", f"must be at most {longest} seconds")
+            raise invalid("/expires_in", f"must be at most {longest} seconds")
         for index, target in enumerate(wanted.targets):
             try:
                 await context.addresses.check(target)
             except Refused as refused:
-                raise _invalid(f"/targets/{index}/{refused.field}", str(refused)) from None
+                raise invalid(f"/targets/{index}/{refused.field}", str(refused)) from None
         now = context.clock()
         key = wanted.upstream_key
         owner = key_owner(app.id, name, wanted.task_id)
@@ -151,6 +167,7 @@ class Api:
             None if key is None else context.vault.seal(key.encode(), owner),
             first_poll(settings.poll_interval or provider.definition.cadence, now, random.random()),  # noqa: S311
             now + round((wanted.expires_in or settings.expires_in) * 1000),
+            traceparent,
         )
 
     async def _commit(self, groups: Sequence[Sequence[watches.Registration]]) -> Sequence[Sequence[Outcome]]:
@@ -164,29 +181,33 @@ class Api:
         outcomes = iter(registered)
         context.due((min(one.first_poll_at for one in wanted) - now) / 1000)
         context.told()
+        context.changes.announce([one.watch.row.id for one in registered if isinstance(one, watches.Registered)])
         return [[next(outcomes) for _ in group] for group in groups]
 
     # Watches
 
     async def read_watch(self, request: Request, app: apps.App) -> Response:
         """`GET /v1/watches/{id}`"""
-        found = await self._context.db.read(watches.read, app.id, request.path_params["id"])
-        return JsonResponse(show_watch(found, self._context.addresses))
+        return await self._live.read(request, app)
+
+    async def follow_watch(self, request: Request, app: apps.App) -> Response:
+        """`GET /v1/watches/{id}/events`"""
+        return await self._live.events(request, app)
 
     async def list_watches(self, request: Request, app: apps.App) -> Response:
         """`GET /v1/watches`"""
-        query = _known(request.query_params, "state", "provider", "task_id", "cursor", "limit")
-        limit = _limit(query)
+        query = known(request.query_params, "state", "provider", "task_id", "cursor", "limit")
+        most = limit(query)
         found = await self._context.db.read(
             watches.newest,
             app.id,
-            limit + 1,
-            _cursor(query, "wch"),
-            _one_of(query, "state", State),
+            most + 1,
+            cursor(query, "wch"),
+            one_of(query, "state", State),
             query.get("provider"),
             query.get("task_id"),
         )
-        page, more = found[:limit], len(found) > limit
+        page, more = found[:most], len(found) > most
         return JsonResponse(
             WatchPage(
                 data=[show_watch(one, self._context.addresses) for one in page],
@@ -196,13 +217,14 @@ class Api:
 
     async def stop_watch(self, request: Request, app: apps.App) -> Response:
         """`DELETE /v1/watches/{id}`"""
-        query = _known(request.query_params, "erase")
+        query = known(request.query_params, "erase")
         if query.get("erase", "false") not in ("true", "false"):
-            raise _invalid("/erase", "must be true or false")
+            raise invalid("/erase", "must be true or false")
         if query.get("erase") == "true":
             await self._context.db.run(watches.erase, app.id, request.path_params["id"])
         else:
             await self._context.db.run(watches.cancel, app.id, request.path_params["id"], self._context.clock())
+        self._context.changes.announce([request.path_params["id"]])
         return Response(status_code=204)
 
     # Deliveries
@@ -213,12 +235,12 @@ class Api:
 
     async def list_deliveries(self, request: Request, app: apps.App) -> Response:
         """`GET /v1/deliveries`"""
-        query = _known(request.query_params, "state", "watch_id", "cursor", "limit")
-        limit = _limit(query)
-        state = _one_of(query, "state", DeliveryState)
-        before = _cursor(query, "dlv")
-        found = await self._context.db.read(outbox.newest, app.id, limit + 1, before, state, query.get("watch_id"))
-        page, more = found[:limit], len(found) > limit
+        query = known(request.query_params, "state", "watch_id", "cursor", "limit")
+        most = limit(query)
+        state = one_of(query, "state", [one for one in DeliveryState if one is not DeliveryState.WAITING])
+        before = cursor(query, "dlv")
+        found = await self._context.db.read(outbox.newest, app.id, most + 1, before, state, query.get("watch_id"))
+        page, more = found[:most], len(found) > most
         return JsonResponse(
             DeliveryPage(data=[show_delivery(one) for one in page], next_cursor=page[-1].row.id if more else None)
         )
@@ -228,6 +250,7 @@ class Api:
         now = self._context.clock()
         found = await self._context.db.run(outbox.retry, app.id, request.path_params["id"], now)
         self._context.told()
+        self._context.changes.announce([found.row.watch_id])
         return JsonResponse(show_delivery(found), 202)
 
     async def retry_deliveries(self, request: Request, app: apps.App) -> Response:
@@ -238,14 +261,18 @@ class Api:
             app.id,
             self._context.clock(),
             DeliveryState(wanted.state),
-            _moment("/since", wanted.since),
-            _moment("/until", wanted.until),
+            moment("/since", wanted.since),
+            moment("/until", wanted.until),
             wanted.host,
         )
         self._context.told()
         return JsonResponse(Retried(retried=retried), 202)
 
     # The rest
+
+    async def mirror(self, request: Request, app: apps.App) -> Response:
+        """`GET /v1/video/query?id=`"""
+        return await self._mirror.query(request, app)
 
     async def test_target(self, request: Request, app: apps.App) -> Response:
         """`POST /v1/targets/test`"""
@@ -255,7 +282,7 @@ class Api:
         try:
             await context.addresses.check(target)
         except Refused as refused:
-            raise _invalid(f"/{refused.field}", str(refused)) from None
+            raise invalid(f"/{refused.field}", str(refused)) from None
         sealed = context.addresses.seal(app.id, target)
         address = orjson.loads(context.vault.open(sealed.address, sealed.id))
         message_id = new_id("evt")
@@ -268,6 +295,7 @@ class Api:
             EventType.TEST,
             event_body(EventType.TEST, context.clock(), said),
             1,
+            traceparent=request.headers.get("traceparent"),
         )
         delivered = attempt.outcome.verdict is Verdict.DELIVERED
         return JsonResponse(TestOut(webhook_id=message_id, delivered=delivered, attempt=show_attempt(attempt)))
@@ -293,12 +321,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/watches/batch", Api.register_batch),
     ("GET", "/v1/watches/{id}", Api.read_watch),
     ("DELETE", "/v1/watches/{id}", Api.stop_watch),
+    ("GET", "/v1/watches/{id}/events", Api.follow_watch),
     ("GET", "/v1/deliveries", Api.list_deliveries),
     ("POST", "/v1/deliveries/retry", Api.retry_deliveries),
     ("GET", "/v1/deliveries/{id}", Api.read_delivery),
     ("POST", "/v1/deliveries/{id}/retry", Api.retry_delivery),
     ("POST", "/v1/targets/test", Api.test_target),
     ("GET", "/v1/providers", Api.list_providers),
+    ("GET", "/v1/video/query", Api.mirror),
 )
 
 
@@ -324,54 +354,3 @@ def routes(context: Context) -> list[Route]:
         return handle
 
     return [Route(path, endpoint(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
-
-
-# Query parameters
-
-
-def _invalid(pointer: str, detail: str) -> Invalid:
-    return Invalid(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
-
-
-def _known(query: QueryParams, *names: str) -> QueryParams:
-    for name in query:
-        if name not in names:
-            raise _invalid(f"/{name}", f"is not a parameter here; there is {', '.join(names)}")
-        if "\0" in query[name]:
-            raise _invalid(f"/{name}", "must not contain control characters")
-    return query
-
-
-def _limit(query: QueryParams) -> int:
-    text = query.get("limit", str(DEFAULT_LIMIT))
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_LIMIT:
-        raise _invalid("/limit", f"must be a whole number from 1 to {MAX_LIMIT}")
-    return int(text)
-
-
-def _cursor(query: QueryParams, prefix: str) -> str | None:
-    cursor = query.get("cursor")
-    if cursor is not None and not re.fullmatch(rf"{prefix}_[0-9A-Z]{{26}}", cursor):
-        raise _invalid("/cursor", "must be the next_cursor of the page before")
-    return cursor
-
-
-def _one_of(query: QueryParams, name: str, values: type[E]) -> E | None:
-    text = query.get(name)
-    if text is None:
-        return None
-    try:
-        return values(text)
-    except ValueError:
-        raise _invalid(f"/{name}", f"must be one of {', '.join(values)}") from None
-
-
-def _moment(pointer: str, text: str | None) -> Millis | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise _invalid(pointer, f"must be a time in RFC 3339, such as {rfc3339(1759763651908)}") from None

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from relay import keyring
+from relay.budget import Budget
+from relay.changes import Changes
+from relay.channels.slack_api import SlackApi
 from relay.dispatcher import Dispatcher
 from relay.errors import Unauthorized
 from relay.model import Millis
 from relay.provider import Provider
 from relay.settings import Settings
 from relay.store import Database, apps
+from relay.tracing import Tracing
 from relay.vault import Vault
 from relay.web.addresses import Addresses
+from relay.web.errands import Errands
 
 APP_CACHE = 5.0
 """Seconds for which an API key once looked up is believed."""
@@ -34,6 +39,8 @@ class Context:
         due: called with the seconds until something registered here is to be polled.
         told: called when deliveries have been made here.
         measure: brings the gauges of the metrics up to date.
+        slack: how Slack is called.
+        errands: what goes on after a request was answered.
         unwell: the reasons why this process is not ready, none if it is.
     """
 
@@ -43,11 +50,16 @@ class Context:
     providers: Mapping[str, Provider]
     addresses: Addresses
     dispatcher: Dispatcher
+    changes: Changes
+    budget: Budget
     clock: Callable[[], Millis]
     due: Callable[[float], None]
     told: Callable[[], None]
     unwell: Callable[[], Awaitable[list[str]]]
     measure: Callable[[], Awaitable[None]]
+    tracing: Tracing
+    slack: SlackApi
+    errands: Errands = field(default_factory=Errands)
     _apps: dict[bytes, tuple[float, apps.App]] = field(default_factory=dict)
 
     async def app_of(self, request: Request) -> apps.App:
@@ -59,7 +71,7 @@ class Context:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthorized("send your API key as 'Authorization: Bearer rly_…'")
-        key_hash = hash_key(key.strip())
+        key_hash = keyring.hash_key(key.strip())
         looked_up, app = self._apps.get(key_hash, (0.0, None))
         if app is None or time.monotonic() - looked_up > APP_CACHE:
             app = await self.db.read(apps.by_key, key_hash)
@@ -70,11 +82,6 @@ class Context:
             if self.clock() - (app.last_used_at or 0) > USED_EVERY:
                 await self.db.run(apps.used, app.id, self.clock())
         return app
-
-
-def hash_key(key: str) -> bytes:
-    """What is stored of an API key: 256 random bits need no slow hash."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def context_of(request: Request) -> Context:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from relay.errors import NotFound, RelayError, Unauthorized
 from relay.metrics import REGISTRY
-from relay.web import api, openapi
+from relay.web import api, dashboard, openapi, slack
 from relay.web.context import Context, context_of
 from relay.web.problems import JsonResponse, RequestId, on_exception, on_http_exception, on_relay_error
 
@@ -37,6 +37,8 @@ def build(context: Context) -> ASGIApp:
     application = Starlette(
         routes=[
             *api.routes(context),
+            *dashboard.routes(context),
+            *slack.routes(context),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics_),

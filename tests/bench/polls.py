@@ -1,6 +1,6 @@
 """Polls per second and CPU per poll through the whole path (claim, query, read, save), against a bare aiohttp loop.
 
-`python -m tests.bench.polls [--watches 2000] [--seconds 5] [--database-url …]`
+`python -m tests.bench.polls [--watches 2000] [--seconds 5] [--postgresql | --database-url …]`
 
 Both ask the same raw HTTP server, which has a core of its own; both run in this process, one after the other, so that
 their ratio holds on any machine. The bare loop does what nobody may do: it decides nothing, keeps nothing and forgets
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ import uvloop
 
 from relay.app import Relay
 from relay.settings import load
-from relay.store import apps, watches
+from relay.store import Database, apps, migrate, watches
+from tests.bench.sizing import postgresql
 from tests.bench.upstream import running
 from tests.support.deployment import environment
 
@@ -46,6 +48,9 @@ async def bare(url: str, seconds: float) -> tuple[float, float]:
 
 async def whole(url: str, database_url: str, count: int, seconds: float) -> tuple[float, float]:
     """(polls per second, CPU milliseconds per poll) of relay, with `count` watches that are always due."""
+    db = Database(database_url)
+    db.run_here(migrate.upgrade)
+    db.close()
     environ = environment(database_url, UNIFIED_VIDEO_BASE_URL=url, RELAY_POLL_INTERVAL="0.05", LOG_LEVEL="error")
     relay = await asyncio.to_thread(Relay, load(environ), environ)
     app = relay.db.run_here(apps.by_name, apps.DEFAULT)
@@ -80,10 +85,14 @@ async def main() -> None:
     parser.add_argument("--watches", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--database-url")
+    parser.add_argument("--postgresql", action="store_true")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running() as port:
-        url = f"http://127.0.0.1:{port}"
-        database_url = given.database_url or f"sqlite:///{Path(folder) / 'bench.db'}"
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-", dir="/tmp")))
+        url = f"http://127.0.0.1:{stack.enter_context(running())}"
+        database_url = given.database_url or f"sqlite:///{folder / 'bench.db'}"
+        if given.postgresql:
+            database_url = stack.enter_context(postgresql(folder))
         bare_rate, bare_cpu = await bare(url, given.seconds)
         rate, cpu = await whole(url, database_url, given.watches, given.seconds)
         print(f"bare aiohttp loop   {bare_rate:7,.0f} polls/s   {bare_cpu:.3f} ms CPU per poll")

@@ -25,7 +25,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from relay.channels.base import KEPT_ANSWER, Message
-from relay.channels.slack import HOOK_ENDED, REFUSALS, Refusal, SlackChannel, meaning
+from relay.channels.slack import SlackChannel
+from relay.channels.slack_api import SlackApi
+from relay.channels.slack_errors import HOOK_ENDED, REFUSALS, Refusal, meaning
 from relay.model import Outcome, Verdict
 from relay.outbound import Guard
 from relay.standin import WEBHOOK, Channel, Fault, Limits, Slack
@@ -80,7 +82,8 @@ class Sender:
 
     def __init__(self, origin: str, *, token: str | None = TOKEN, guard: Guard = LOOPBACK) -> None:
         self.hook = f"{origin}/services/{HOOK}"
-        self.channel = SlackChannel(guard, token, f"{origin}/api/")
+        self.api = SlackApi(guard, token, f"{origin}/api/")
+        self.channel = SlackChannel(self.api)
 
     async def send(self, address: dict[str, Any], data: dict[str, Any] = PLAIN, body: bytes | None = None) -> Outcome:
         event = {"type": "task.completed", "timestamp": "2025-10-06T15:14:11.908Z", "data": data}
@@ -99,7 +102,7 @@ async def sender_to(origin: str, **options: Any) -> AsyncIterator[Sender]:
     try:
         yield sender
     finally:
-        await sender.channel.aclose()
+        await sender.api.aclose()
 
 
 @asynccontextmanager
@@ -187,9 +190,9 @@ async def test_a_webhook_needs_no_token(slack: Slack, sender: Sender) -> None:
 
 
 async def test_connections_can_be_opened_again(slack: Slack, sender: Sender) -> None:
-    await sender.channel.aclose()
+    await sender.api.aclose()
     assert (await sender.post()).verdict is Verdict.DELIVERED
-    await sender.channel.aclose()
+    await sender.api.aclose()
     assert (await sender.post()).verdict is Verdict.DELIVERED
     assert len(slack.messages(RENDERS)) == 2
 
@@ -212,11 +215,12 @@ EXPECTED: dict[Refusal, str] = {
     " not_allowed_token_type access_denied team_access_not_granted",
     Refusal.DESTINATION: "channel_not_found not_in_channel is_archived restricted_action"
     " restricted_action_read_only_channel restricted_action_thread_only_channel no_permission"
-    " posting_to_channel_denied cannot_reply_to_message",
+    " posting_to_channel_denied cannot_reply_to_message is_inactive",
     Refusal.PAYLOAD: "invalid_blocks invalid_blocks_format msg_blocks_too_long msg_too_long no_text invalid_arguments"
     " metadata_too_large invalid_metadata_format invalid_metadata_schema",
-    # A message that is gone or cannot be edited matters once messages are edited. A post never hears of it.
-    Refusal.UNKNOWN: "message_not_found cant_update_message edit_window_closed no_such_code_yet",
+    Refusal.GONE: "message_not_found",
+    Refusal.FROZEN: "cant_update_message edit_window_closed",
+    Refusal.UNKNOWN: "no_such_code_yet",
 }
 EXPECTED_OF_HOOKS: dict[Refusal, str] = {
     Refusal.PAYLOAD: "invalid_payload invalid_blocks no_text",

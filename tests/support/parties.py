@@ -137,7 +137,7 @@ async def upstream() -> AsyncIterator[Upstream]:
     app = Starlette(routes=[Route("/v1/video/query", party.query)])
     listener = listen("127.0.0.1", 0)
     party.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with serving(app, listener):
+    async with serving(app, listener, answering=1):
         yield party
 
 
@@ -147,7 +147,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     app = Starlette(routes=[Route("/{path:path}", party.take, methods=["POST"])])
     listener = listen("0.0.0.0", 0)  # so that one test can have it under several addresses
     party.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with serving(app, listener):
+    async with serving(app, listener, answering=1):
         yield party
 
 

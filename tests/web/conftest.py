@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -13,6 +14,7 @@ from relay.store import Database, migrate
 from tests.support import parties
 from tests.support.deployment import Deployment, deployment, environment
 from tests.web.callers import Caller, caller
+from tests.web.visitors import PASSWORD, send
 
 
 @dataclass
@@ -100,3 +102,32 @@ async def stranger(_idle: Deployment) -> AsyncIterator[Caller]:
 def name() -> str:
     """A name that no other test uses: for task ids and paths."""
     return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture(scope="package")
+async def locked(new_database: NewDatabase) -> AsyncIterator[Deployment]:
+    """A relay with a password."""
+    async with deployment(environment(new_database(), RELAY_ADMIN_PASSWORD=PASSWORD), working=False) as running:
+        yield running
+
+
+@pytest.fixture
+async def visitor(locked: Deployment) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser, as far as HTTP can tell, that has not logged in."""
+    async with httpx.AsyncClient(base_url=locked.url, verify=False) as client:
+        yield client
+
+
+@pytest.fixture
+async def operator(locked: Deployment, visitor: httpx.AsyncClient) -> httpx.AsyncClient:
+    """One that has."""
+    response = await send(visitor, "/login", password=PASSWORD)
+    assert response.status_code == 303
+    return visitor
+
+
+@pytest.fixture
+async def here(api: Caller) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser of this machine at a relay without a password that polls nothing."""
+    async with httpx.AsyncClient(base_url=api.url, verify=False) as client:
+        yield client

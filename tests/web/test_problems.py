@@ -71,7 +71,6 @@ async def test_without_a_valid_key_there_is_nothing_under_v1(api: Caller) -> Non
 
 async def test_what_is_not_there_is_404_and_other_methods_are_405_with_allow(api: Caller) -> None:
     for path in (
-        "/",
         "/v1",
         "/v1/",
         "/v1/watch",

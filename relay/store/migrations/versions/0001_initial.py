@@ -66,6 +66,7 @@ def upgrade() -> None:
         sa.Column("lease", sa.Text(), nullable=True),
         sa.Column("answer_hash", sa.BigInteger(), nullable=True),
         sa.Column("progress_told_at", sa.BigInteger(), nullable=True),
+        sa.Column("changes", sa.Integer(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("ended_at", sa.BigInteger(), nullable=True),
@@ -74,6 +75,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("watches", schema=None) as batch_op:
         batch_op.create_index("ix_watches_app", ["app_id", "id"], unique=False)
+        batch_op.create_index("ix_watches_task_id", ["task_id"], unique=False)
         batch_op.create_index(
             "ix_watches_due",
             ["next_poll_at"],
@@ -103,6 +105,17 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["watch_id"], ["watches.id"], name=op.f("fk_answers_watch_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("watch_id", name=op.f("pk_answers")),
+    )
+    op.create_table(
+        "changes",
+        sa.Column("watch_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("upstream_status", sa.Text(), nullable=True),
+        sa.Column("progress", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["watch_id"], ["watches.id"], name=op.f("fk_changes_watch_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("watch_id", "number", name=op.f("pk_changes")),
     )
     op.create_table(
         "events",
@@ -215,6 +228,7 @@ def downgrade() -> None:
     op.drop_table("deliveries")
     op.drop_table("targets")
     op.drop_table("events")
+    op.drop_table("changes")
     op.drop_table("answers")
     with op.batch_alter_table("watches", schema=None) as batch_op:
         batch_op.drop_index(
@@ -232,6 +246,7 @@ def downgrade() -> None:
             sqlite_where=sa.text("next_poll_at IS NOT NULL"),
             postgresql_where=sa.text("next_poll_at IS NOT NULL"),
         )
+        batch_op.drop_index("ix_watches_task_id")
         batch_op.drop_index("ix_watches_app")
 
     op.drop_table("watches")

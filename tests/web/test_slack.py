@@ -1,0 +1,303 @@
+"""What people do in Slack: signed or refused, allowed or told so, answered at once and done afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+import pytest
+
+from relay import keyring
+from relay.ids import new_id
+from relay.parts import now
+from relay.standin import RESPONSE_URL, Fault, Slack
+from relay.standin.people import signature_headers
+from relay.store import apps
+from tests.support.deployment import Deployment, deployment, environment
+from tests.support.parties import Answer, Receiver, Upstream, done, says, until
+from tests.support.workspace import RENDERS, SAM, SIGNING_SECRET, TEAM, calls, roots, variables, workspace
+from tests.web.conftest import NewDatabase
+
+pytestmark = pytest.mark.anyio
+
+COMMANDS, INTERACTIONS = "/slack/commands", "/slack/interactions"
+
+
+@dataclass
+class House:
+    """A relay and the workspace that it listens to."""
+
+    relay: Deployment
+    slack: Slack
+
+    async def says(self, text: str, user: str = SAM) -> str:
+        """What somebody reads who types `/relay` and this."""
+        before = len(self.slack.ephemeral(RENDERS))
+        ack = await self.slack.command(
+            self.relay.url + COMMANDS, SIGNING_SECRET, self.slack.slash_command(RENDERS, "/relay", text, user)
+        )
+        assert (ack.acknowledged, ack.body) == (True, "")
+
+        async def answered() -> bool:
+            return len(self.slack.ephemeral(RENDERS)) > before
+
+        await until(answered)
+        answer = self.slack.ephemeral(RENDERS)[-1]
+        assert answer["ephemeral_user"] == user
+        return str(answer["text"])
+
+    async def presses(self, action: str, ts: str, user: str = SAM, **changed: Any) -> None:
+        """Somebody presses a button."""
+        payload = self.slack.block_actions(RENDERS, ts, action, user) | changed
+        ack = await self.slack.click(self.relay.url + INTERACTIONS, SIGNING_SECRET, payload)
+        assert (ack.acknowledged, ack.body) == (True, "")
+
+    async def whispered(self, wanted: str) -> None:
+        """Waits until somebody alone is told this."""
+
+        async def told() -> bool:
+            return any(wanted in one["text"] for one in self.slack.ephemeral(RENDERS))
+
+        await until(told)
+
+    async def root(self, wanted: str) -> dict[str, Any]:
+        """The message that says this, once one does."""
+
+        async def found() -> dict[str, Any] | None:
+            return next((root for root in roots(self.slack) if wanted in root["text"]), None)
+
+        return dict(await until(found))
+
+
+@pytest.fixture
+async def house(new_database: NewDatabase, upstream: Upstream) -> AsyncIterator[House]:
+    async with workspace(people={SAM: "Sam", "U0OTHER": "Olga", "U0GUEST": "Gil"}) as slack:
+        teams = f"{TEAM}=default,{TEAM}/U0OTHER=shop,{TEAM}/U0GUEST=nobody"
+        given = variables(slack, UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_SLACK_TEAMS=teams)
+        async with deployment(environment(new_database(), **given)) as relay:
+            app_id = new_id("app")
+            sealed = relay.relay.vault.seal(orjson.dumps([]), app_id)
+            await relay.relay.db.run(apps.create, app_id, "shop", keyring.hash_key("rly_shop"), sealed, now())
+            yield House(relay, slack)
+
+
+CHANNEL = {"type": "slack", "channel": "#renders"}
+
+
+async def test_commands(house: House, upstream: Upstream, name: str) -> None:
+    upstream.scripts[name] = says("processing", progress=0.5)
+    assert "/relay watch ID" in await house.says("help")
+    assert await house.says("") == await house.says("nonsense") == await house.says("watch")
+    assert "Nothing is being watched" in await house.says("list")
+    assert "Watching." in await house.says(f"watch {name}")
+    root = await house.root(name)
+    assert "Rendering" in root["text"]
+    assert "watched already" in await house.says(f"WATCH `{name}`")
+    (watch,) = (await house.relay.http.get("/v1/watches")).json()["data"]
+    assert [target["channel"] for target in watch["targets"]] == [RENDERS]
+    for about in (name, watch["id"]):
+        assert f"`{name}`  watching" in await house.says(f"status {about}")
+    assert f"https://relay.example/watches/{watch['id']}|Open in relay" in await house.says("list")
+    upstream.scripts[name] = done()
+    await house.root("Render finished")
+    assert "|Open the result>" in await house.says(f"status {name}")
+
+
+async def test_what_cannot_be_is_told_in_words(house: House) -> None:
+    assert "No task `nope` is watched here" in await house.says("status nope")
+    assert "there is no watch" in await house.says("status wch_01K6X15VHRFF09DKKQJRZWHM60")
+    assert "at most 512" in await house.says("watch " + "x" * 600)
+    assert "&lt;!channel&gt;" in await house.says("status wch_<!channel>x")
+
+
+async def test_stop_watching(house: House, name: str) -> None:
+    watch = await house.relay.register(name, CHANNEL)
+    root = await house.root(name)
+    await house.presses("relay_open", root["ts"])
+    await house.presses("relay_stop", root["ts"])
+    stopped = await house.root("No longer watched")
+    assert (stopped["ts"], f"Stopped by <@{SAM}>." in stopped["text"]) == (root["ts"], True)
+    assert (await house.relay.watch(watch["id"]))["state"] == "cancelled"
+    await house.presses("relay_open", root["ts"], actions=[{"action_id": "relay_stop", "value": watch["id"]}])
+    await house.whispered("has ended already")
+    assert await house.relay.deliveries(watch_id=watch["id"]) == []
+
+
+async def test_send_again(house: House, upstream: Upstream, receiver: Receiver, name: str) -> None:
+    receiver.scripts[f"/{name}"] = [Answer(status=410), Answer(b"ok")]
+    upstream.scripts[name] = done()
+    await house.relay.register(name, CHANNEL, f"{receiver.url}/{name}")
+    root = await house.root("could not be told")
+    await house.presses("relay_again", root["ts"])
+    await receiver.wait_for(2, f"/{name}")
+    shown = await house.root(f"Sent again by <@{SAM}>")
+    assert shown["ts"] == root["ts"]
+
+    async def settled() -> bool:
+        return "could not be told" not in roots(house.slack)[0]["text"]
+
+    await until(settled)
+    again = {"actions": [{"action_id": "relay_again", "value": (await house.relay.deliveries())[0]["watch_id"]}]}
+    await house.presses("relay_open", root["ts"], **again)
+    await house.whispered("Nothing is left to be sent again")
+
+
+@pytest.mark.parametrize("user", ["U0OTHER", "U0GUEST"])
+async def test_another_apps_watch_is_not_there(house: House, user: str, name: str) -> None:
+    """U0OTHER acts for another app; the app that U0GUEST may act for does not exist."""
+    watch = await house.relay.register(name, CHANNEL)
+    root = await house.root(name)
+    for action in ("relay_stop", "relay_again"):
+        pressed = {"actions": [{"action_id": action, "value": watch["id"]}]}
+        await house.presses("relay_stop", root["ts"], user, **pressed)
+        refusal = "there is no watch" if user == "U0OTHER" else "may not act"
+        await house.whispered(refusal)
+        house.slack.channel(RENDERS).messages[:] = roots(house.slack)
+    said = await house.says(f"status {watch['id']}", user)
+    assert refusal in said
+    assert name not in await house.says("list", user)
+    assert (await house.relay.watch(watch["id"]))["state"] == "watching"
+
+
+async def test_who_is_of_another_workspace_may_nothing(house: House, name: str) -> None:
+    watch = await house.relay.register(name, CHANNEL)
+    root = await house.root(name)
+    payload = house.slack.block_actions(RENDERS, root["ts"], "relay_stop")
+    payload["user"]["team_id"] = "T0ELSEWHERE"
+    await house.slack.click(house.relay.url + INTERACTIONS, SIGNING_SECRET, payload)
+    await house.whispered("RELAY_SLACK_TEAMS=T0ELSEWHERE=APP")
+    command = house.slack.slash_command(RENDERS, "/relay", f"watch {name}2") | {"team_id": "T0ELSEWHERE"}
+    await house.slack.command(house.relay.url + COMMANDS, SIGNING_SECRET, command)
+
+    async def both() -> bool:
+        return sum("may not act" in one["text"] for one in house.slack.ephemeral(RENDERS)) == 2
+
+    await until(both)
+    assert len((await house.relay.http.get("/v1/watches")).json()["data"]) == 1
+    assert (await house.relay.watch(watch["id"]))["state"] == "watching"
+
+
+async def test_a_disabled_app_may_nothing(house: House, name: str) -> None:
+    db = house.relay.relay.db
+    found = await db.read(apps.by_name, "shop")
+    assert found is not None
+    await db.run(apps.change, found.id, disabled_at=now())
+    assert "may not act" in await house.says("list", "U0OTHER")
+
+
+async def test_the_answer_does_not_wait_for_slack(house: House) -> None:
+    house.slack.fail_next(RESPONSE_URL, Fault.slow(2))
+    ack = await house.slack.command(
+        house.relay.url + COMMANDS, SIGNING_SECRET, house.slack.slash_command(RENDERS, "/relay", "list")
+    )
+    assert ack.seconds < 1
+    await house.relay.relay.context.errands.drain()
+    assert len(house.slack.ephemeral(RENDERS)) == 1, "the end of the process waits for it"
+
+
+async def test_nobody_else_is_answered(house: House) -> None:
+    for url in ("https://evil.example/x", "http://169.254.169.254/", "nonsense", ""):
+        command = house.slack.slash_command(RENDERS, "/relay", "help") | {"response_url": url}
+        answer = await house.relay.http.post(COMMANDS, content=urlencode(command), headers=signed(urlencode(command)))
+        assert answer.status_code == 200
+    await house.relay.relay.context.errands.drain()
+    assert house.slack.ephemeral(RENDERS) == []
+
+
+# Who is not Slack
+
+
+def signed(body: str | bytes, at: float | None = None, secret: str = SIGNING_SECRET) -> dict[str, str]:
+    text = body.decode("latin-1") if isinstance(body, bytes) else body
+    headers = signature_headers(secret, text, int(time.time() if at is None else at))
+    return {**headers, "Content-Type": "application/x-www-form-urlencoded"}
+
+
+BODY = urlencode({"team_id": TEAM, "user_id": SAM, "text": "list", "command": "/relay"})
+
+
+@pytest.mark.parametrize("path", [COMMANDS, INTERACTIONS])
+async def test_what_slack_did_not_sign_is_refused(house: House, path: str) -> None:
+    good = signed(BODY)
+    forged = BODY.replace(SAM, "U0OTHER")
+    hostile: list[tuple[str | bytes, dict[str, str | bytes]]] = [
+        (BODY, {}),
+        (BODY, {"X-Slack-Signature": good["X-Slack-Signature"]}),
+        (BODY, {"X-Slack-Request-Timestamp": good["X-Slack-Request-Timestamp"]}),
+        (forged, dict(good)),
+        (BODY, dict(signed(BODY, secret="another-secret"))),
+        (BODY, dict(signed(BODY, at=time.time() - 310))),
+        (BODY, dict(signed(BODY, at=time.time() + 310))),
+        (BODY, {**good, "X-Slack-Request-Timestamp": "now"}),
+        (BODY, {**good, "X-Slack-Request-Timestamp": "9" * 5000}),
+        (BODY, {**good, "X-Slack-Request-Timestamp": "nan"}),
+        (BODY, {**good, "X-Slack-Request-Timestamp": ""}),
+        (BODY, {**good, "X-Slack-Signature": "v0=é".encode("latin-1")}),
+        (BODY, {**good, "X-Slack-Signature": "v1=" + good["X-Slack-Signature"][3:]}),
+        (b"text=\xff\xfe", dict(signed("text="))),
+        ("", dict(good)),
+    ]
+    for body, headers in hostile:
+        answer = await house.relay.http.post(path, content=body, headers=headers)
+        assert answer.status_code == 401, (body[:40], headers)
+        assert answer.json()["code"] == "bad_signature"
+    assert house.slack.calls == []
+
+
+async def test_a_signature_holds_for_five_minutes(house: House) -> None:
+    fresh = signed(BODY, at=time.time() - 290)
+    assert (await house.relay.http.post(COMMANDS, content=BODY, headers=fresh)).status_code == 200
+
+
+async def test_a_body_of_a_megabyte_is_refused(house: House) -> None:
+    body = "text=" + "x" * 1_000_000
+    for path in (COMMANDS, INTERACTIONS):
+        answer = await house.relay.http.post(path, content=body, headers=signed(body))
+        assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("payload", "status"),
+    [
+        (None, 400),
+        ("{", 400),
+        ("[" * 10_000, 400),
+        ("null", 200),
+        ("[]", 200),
+        ('{"actions": 7}', 200),
+        ('{"actions": [null, 7, "x", {}, {"action_id": ["relay_stop"], "value": {}}]}', 200),
+        ('{"user": 7, "team": [], "response_url": {}, "actions": [{"action_id": "relay_stop", "value": null}]}', 200),
+        ('{"actions": [{"action_id": "relay_stop", "value": "a\\u0000b"}]}', 200),
+    ],
+)
+async def test_odd_payloads_break_nothing(house: House, payload: str | None, status: int) -> None:
+    body = urlencode({} if payload is None else {"payload": payload})
+    answer = await house.relay.http.post(INTERACTIONS, content=body, headers=signed(body))
+    assert answer.status_code == status
+    await house.relay.relay.context.errands.drain()
+
+
+async def test_a_form_of_a_thousand_fields_is_refused(house: House) -> None:
+    body = "&".join(f"f{number}=1" for number in range(1000))
+    assert (await house.relay.http.post(COMMANDS, content=body, headers=signed(body))).status_code == 400
+
+
+async def test_a_deployment_without_the_secret_does_not_listen(relay: Deployment) -> None:
+    answer = await relay.http.post(COMMANDS, content=BODY, headers=signed(BODY))
+    assert (answer.status_code, "SLACK_SIGNING_SECRET" in answer.text) == (404, True)
+
+
+async def test_by_default_nobody_may_act(new_database: NewDatabase) -> None:
+    async with (
+        workspace() as slack,
+        deployment(environment(new_database(), **variables(slack))) as relay,
+    ):
+        said = await House(relay, slack).says("list")
+        assert f"RELAY_SLACK_TEAMS={TEAM}=APP" in said
+        assert calls(slack, "chat.postMessage") == []
+        assert json.loads((await relay.http.get("/v1/watches")).text)["data"] == []

@@ -1,0 +1,1 @@
+"""Attacks on a running relay, by the paths that a stranger or a tenant has."""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from relay.errors import NotFound
 from relay.model import DeliveryState, Millis, State
-from relay.store import outbox, polling
+from relay.store import polling, replay
 from relay.store import watches as watches_
 from relay.store.outbox import SINGLE_ATTEMPT
 from relay.store.schema import AnyRow, apps, deliveries, lags, watches
@@ -204,7 +204,7 @@ class Story:
     app: str
     watch: watches_.Found
     history: list[AnyRow]
-    deliveries: list[outbox.Found]
+    deliveries: list[replay.Found]
     answer: bytes | None
 
 
@@ -222,7 +222,7 @@ def story(tx: sa.Connection, watch_id: str) -> Story:
         tx.execute(sa.select(apps.c.name).where(apps.c.id == app_id)).scalar_one(),
         found,
         watches_.history(tx, watch_id),
-        outbox.newest(tx, app_id, MAX_DELIVERIES, watch_id=watch_id)[::-1],
+        replay.newest(tx, app_id, MAX_DELIVERIES, watch_id=watch_id)[::-1],
         polling.answer(tx, watch_id),
     )
 

@@ -19,7 +19,7 @@ from relay.errors import NotFound, RelayError, TooManyRequests, TooManyWatches
 from relay.ids import new_id
 from relay.model import DeliveryState, EventType, State, Verdict, event_body
 from relay.poller import key_owner
-from relay.store import apps, outbox, watches
+from relay.store import apps, replay, watches
 from relay.store.group import Group
 from relay.web.addresses import Refused
 from relay.web.context import Context
@@ -231,7 +231,7 @@ class Api:
 
     async def read_delivery(self, request: Request, app: apps.App) -> Response:
         """`GET /v1/deliveries/{id}`"""
-        return JsonResponse(show_delivery(await self._context.db.read(outbox.read, app.id, request.path_params["id"])))
+        return JsonResponse(show_delivery(await self._context.db.read(replay.read, app.id, request.path_params["id"])))
 
     async def list_deliveries(self, request: Request, app: apps.App) -> Response:
         """`GET /v1/deliveries`"""
@@ -239,7 +239,7 @@ class Api:
         most = limit(query)
         state = one_of(query, "state", [one for one in DeliveryState if one is not DeliveryState.WAITING])
         before = cursor(query, "dlv")
-        found = await self._context.db.read(outbox.newest, app.id, most + 1, before, state, query.get("watch_id"))
+        found = await self._context.db.read(replay.newest, app.id, most + 1, before, state, query.get("watch_id"))
         page, more = found[:most], len(found) > most
         return JsonResponse(
             DeliveryPage(data=[show_delivery(one) for one in page], next_cursor=page[-1].row.id if more else None)
@@ -248,7 +248,7 @@ class Api:
     async def retry_delivery(self, request: Request, app: apps.App) -> Response:
         """`POST /v1/deliveries/{id}/retry`"""
         now = self._context.clock()
-        found = await self._context.db.run(outbox.retry, app.id, request.path_params["id"], now)
+        found = await self._context.db.run(replay.retry, app.id, request.path_params["id"], now)
         self._context.told()
         self._context.changes.announce([found.row.watch_id])
         return JsonResponse(show_delivery(found), 202)
@@ -257,7 +257,7 @@ class Api:
         """`POST /v1/deliveries/retry`"""
         wanted = parse(RetryIn, await read_json(request))
         retried = await self._context.db.run(
-            outbox.retry_many,
+            replay.retry_many,
             app.id,
             self._context.clock(),
             DeliveryState(wanted.state),

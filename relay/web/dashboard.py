@@ -26,7 +26,7 @@ from relay.errors import Invalid, NotFound, RelayError
 from relay.ids import new_id
 from relay.model import EventType, Verdict, event_body
 from relay.settings import Settings
-from relay.store import outbox, overview, watches
+from relay.store import overview, replay, watches
 from relay.web import pages
 from relay.web.context import Context
 from relay.web.front import ADDRESS, TOKEN, Front
@@ -123,7 +123,7 @@ class Dashboard:
     async def _retry(self, delivery_id: str) -> str:
         context = self._context
         app_id, watch_id = await context.db.read(overview.owner, _id(delivery_id))
-        found = await context.db.run(outbox.retry, app_id, delivery_id, context.clock())
+        found = await context.db.run(replay.retry, app_id, delivery_id, context.clock())
         context.told()
         context.changes.announce([watch_id])
         log.info("sent again by the operator", delivery_id=delivery_id, watch_id=watch_id)

@@ -26,7 +26,7 @@ from relay.channels.slack_api import Answer, attempted
 from relay.channels.slack_face import AGAIN, STOP
 from relay.errors import BadSignature, MalformedRequest, NotFound, RelayError, StoreUnavailable
 from relay.model import State
-from relay.store import apps, outbox, watches
+from relay.store import apps, replay, watches
 from relay.web.api import Api
 from relay.web.context import Context
 from relay.web.problems import parse, read_body
@@ -180,7 +180,7 @@ class Desk:
         now = self._context.clock()
         when = f"<!date^{now // 1000}^{{date_short_pretty}} {{time}}|just now>"
         said = f"Sent again by {person.mention}, {when}."
-        count = await self._context.db.run(outbox.send_again, app.id, watch_id, now, said)
+        count = await self._context.db.run(replay.send_again, app.id, watch_id, now, said)
         self._context.told()
         log.info("sent again in Slack", watch_id=watch_id, deliveries=count, team=person.team, user=person.user)
         return "" if count else "Nothing is left to be sent again: everybody has been told, or is being told."

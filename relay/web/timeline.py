@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from relay.model import Millis, State
-from relay.store import outbox
+from relay.store import replay
 from relay.store.overview import Story
 from relay.store.schema import AnyRow
 
@@ -23,7 +23,7 @@ class Item:
     kind: str
     at: Millis
     readings: list[AnyRow] = field(default_factory=list)
-    delivery: outbox.Found | None = None
+    delivery: replay.Found | None = None
 
 
 def timeline(story: Story) -> list[Item]:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from relay.model import Attempt, Millis, rfc3339
-from relay.store import outbox, watches
+from relay.store import replay, watches
 from relay.web.addresses import Addresses
 from relay.web.schemas import AttemptOut, DeliveryOut, WatchOut
 
@@ -51,7 +51,7 @@ def show_watch(found: watches.Found, addresses: Addresses) -> WatchOut:
     )
 
 
-def show_delivery(found: outbox.Found) -> DeliveryOut:
+def show_delivery(found: replay.Found) -> DeliveryOut:
     """A delivery with its attempts."""
     row = found.row
     return DeliveryOut(

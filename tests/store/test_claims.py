@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from relay.errors import Conflict
 from relay.ids import derived_id
 from relay.model import Attempt, DeliveryState, Outcome, Verdict
-from relay.store import Database, health, invariant, outbox, polling, processes, watches
+from relay.store import Database, health, invariant, outbox, polling, processes, replay, watches
 from relay.store.schema import answers, attempts, deliveries, events
 from relay.store.schema import watches as watch_rows
 from tests.support import rows
@@ -280,7 +280,7 @@ def test_a_replay_counts_the_place_as_well_again(db: Database) -> None:
     app = rows.app(db)
     at = unwell(db, app)
     held(db, app, 3, at)
-    assert db.run_here(outbox.retry_many, app, at) == 3, "the dead ones"
+    assert db.run_here(replay.retry_many, app, at) == 3, "the dead ones"
     assert len(claim_deliveries(db, at)) == 4, "and the held one with them"
 
 
@@ -294,13 +294,13 @@ def test_a_replay_that_meets_a_claim_waits_for_it_and_is_refused(db: Database, d
     waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
     with ThreadPoolExecutor(1) as aside, db.engine.begin() as claiming:
         (claim,) = outbox.claim(claiming, NOW, NOW + 60_000, "me.1", 1)
-        replay = aside.submit(other.run_here, outbox.retry, app, delivery_id, NOW)
+        replayed = aside.submit(other.run_here, replay.retry, app, delivery_id, NOW)
         while not claiming.execute(waiting).scalar():
-            assert not replay.done(), replay.exception()
+            assert not replayed.done(), replayed.exception()
             claiming.execute(sa.text("SELECT pg_stat_clear_snapshot()"))  # a transaction sees the first one otherwise
         claiming.commit()
         with pytest.raises(Conflict):
-            replay.result(10)
+            replayed.result(10)
     other.close()
     db.run_here(outbox.record, [tried(claim, DeliveryState.DELIVERED)])
     assert rows.states(db) == ["delivered"]
@@ -310,6 +310,7 @@ def test_as_many_can_be_told_late_and_replayed_as_there_are(db: Database, monkey
     """More than one statement may name: a batch of watches has up to 100,000 targets."""
     db.run_here(outbox.tell_late, [f"tgt_{number}" for number in range(70_000)], NOW)
     monkeypatch.setattr(outbox, "BATCH", 3)
+    monkeypatch.setattr(replay, "BATCH", 3)
     app = rows.app(db)
     for number in range(10):
         rows.watch(db, app, f"task-{number}", rows.target(f"place-{number}"))
@@ -320,9 +321,9 @@ def test_as_many_can_be_told_late_and_replayed_as_there_are(db: Database, monkey
     dead = [tried(one, DeliveryState.DEAD, exhausted=True) for one in claim_deliveries(db)]
     db.run_here(outbox.record, dead)
     assert rows.states(db) == ["dead"] * 17
-    assert db.run_here(outbox.retry_many, app, NOW) == 17
+    assert db.run_here(replay.retry_many, app, NOW) == 17
     assert rows.states(db) == ["pending"] * 17
-    assert db.run_here(outbox.retry_many, app, NOW, DeliveryState.PENDING) == 17
+    assert db.run_here(replay.retry_many, app, NOW, DeliveryState.PENDING) == 17
     assert len(claim_deliveries(db)) == 17
     assert sound(db)
 

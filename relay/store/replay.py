@@ -1,0 +1,151 @@
+"""What an app sees of its deliveries, and sends again. Each function is the inside of one transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from relay.errors import Conflict, NotFound
+from relay.model import DeliveryState, Millis
+from relay.store import health, messages
+from relay.store.notify import DELIVER, announce
+from relay.store.outbox import BATCH, END, SINGLE_ATTEMPT
+from relay.store.schema import AnyRow, attempts, deliveries, targets, watches
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored delivery with its target's type and its attempts, oldest first."""
+
+    row: AnyRow
+    attempts: tuple[AnyRow, ...]
+
+
+def read(tx: sa.Connection, app_id: str, delivery_id: str) -> Found:
+    """One delivery.
+
+    Raises:
+        NotFound: this app has none of that id.
+    """
+    query = sa.select(deliveries).where(deliveries.c.id == delivery_id, deliveries.c.app_id == app_id)
+    if (row := tx.execute(query).first()) is None:
+        raise NotFound(f"there is no delivery '{delivery_id[:64]}'")
+    return _found(tx, [row])[0]
+
+
+def newest(
+    tx: sa.Connection,
+    app_id: str,
+    limit: int,
+    before: str | None = None,
+    state: DeliveryState | None = None,
+    watch_id: str | None = None,
+) -> list[Found]:
+    """An app's deliveries, newest first, beginning after the id `before`."""
+    c = deliveries.c
+    query = sa.select(deliveries).where(c.app_id == app_id).order_by(c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(c.id < before)
+    for column, value in ((c.state, state), (c.watch_id, watch_id)):
+        if value is not None:
+            query = query.where(column == value)
+    return _found(tx, list(tx.execute(query)))
+
+
+def _found(tx: sa.Connection, rows: Sequence[AnyRow]) -> list[Found]:
+    of_delivery: defaultdict[str, list[AnyRow]] = defaultdict(list)
+    query = sa.select(attempts).where(attempts.c.delivery_id.in_([row.id for row in rows]))
+    for attempt in tx.execute(query.order_by(attempts.c.delivery_id, attempts.c.number)):
+        of_delivery[attempt.delivery_id].append(attempt)
+    return [Found(row, tuple(of_delivery[row.id])) for row in rows]
+
+
+def retry(tx: sa.Connection, app_id: str, delivery_id: str, now: Millis) -> Found:
+    """Sends a delivery again now, whatever became of it, with a fresh schedule and the same `webhook-id`.
+
+    Raises:
+        NotFound: this app has none of that id.
+        Conflict: it is being sent at this moment.
+    """
+    c = deliveries.c
+    nobodys = sa.or_(c.lease.is_(None), c.next_attempt_at <= now)
+    if not _replay(tx, sa.and_(c.id == delivery_id, c.app_id == app_id, nobodys), now):
+        read(tx, app_id, delivery_id)
+        raise Conflict("this delivery is being sent at this moment; look at its attempts in a few seconds")
+    return read(tx, app_id, delivery_id)
+
+
+def retry_many(
+    tx: sa.Connection,
+    app_id: str,
+    now: Millis,
+    state: DeliveryState = DeliveryState.DEAD,
+    since: Millis | None = None,
+    until: Millis | None = None,
+    host: str | None = None,
+) -> int:
+    """Sends again every delivery of an app in `state`, made between `since` and `until`, to `host`.
+
+    Returns:
+        How many.
+    """
+    c = deliveries.c
+    chosen = sa.and_(c.app_id == app_id, c.state == state, c.lease.is_(None), c.event_type.not_in(SINGLE_ATTEMPT))
+    for condition in (
+        None if since is None else c.created_at >= since,
+        None if until is None else c.created_at < until,
+        None if host is None else c.host == host,
+    ):
+        if condition is not None:
+            chosen = sa.and_(chosen, condition)
+    return _replay(tx, chosen, now)
+
+
+def send_again(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said: str) -> int:
+    """Sends the end of a watch again to every webhook that did not get it and is not tried any more.
+
+    Args:
+        said: what the watch's living messages say about who did it.
+
+    Returns:
+        How many.
+
+    Raises:
+        NotFound: this app has none of that id.
+    """
+    c, t = deliveries.c, targets.c
+    if tx.execute(sa.select(watches.c.id).where(watches.c.id == watch_id, watches.c.app_id == app_id)).first() is None:
+        raise NotFound(f"there is no watch '{watch_id[:64]}'")
+    hooks = sa.select(t.id).where(t.watch_id == watch_id, t.type == "webhook")
+    dead = sa.and_(c.watch_id == watch_id, c.event_key == END, c.state == DeliveryState.DEAD, c.target_id.in_(hooks))
+    replayed = _replay(tx, dead, now)
+    if replayed:
+        messages.changed(tx, [watch_id], now, at_once=True, said=said)
+    return replayed
+
+
+def _replay(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis) -> int:
+    """Makes deliveries due now. Ended targets are open again and unwell places count as well: somebody asked for it.
+
+    They are locked first, in the order in which everybody locks them: none is claimed between the look and the change.
+    """
+    c = deliveries.c
+    query = sa.select(c.id, c.target_id, c.place).where(chosen).order_by(c.id).limit(BATCH).with_for_update()
+    again = {"state": DeliveryState.PENDING, "reason": None, "counted": 0, "next_attempt_at": now, "lease": None}
+    replayed, last, places = 0, "", set[str]()
+    while rows := list(tx.execute(query.where(c.id > last))):
+        of_targets = {row.target_id for row in rows}
+        tx.execute(sa.update(targets).where(targets.c.id.in_(of_targets)).values(ended_at=None, ended_why=None))
+        ids = [row.id for row in rows]
+        tx.execute(sa.update(deliveries).where(c.id.in_(ids)).values(settled_at=None, **again))
+        places.update(row.place for row in rows)
+        replayed, last = replayed + len(rows), ids[-1]
+    some = sorted(places)
+    for start in range(0, len(some), BATCH):
+        health.heal(tx, some[start : start + BATCH], now)
+    if replayed:
+        announce(tx, DELIVER)
+    return replayed

@@ -126,8 +126,10 @@ async def demo(console: Console, *, keep: bool) -> bool:
             style="bold",
         )
         if keep:
-            console.print(f"\nrelay     {scene.url}/docs\nreceiver  {scene.receiver_url}\nSlack     {scene.slack.url}/")
-            console.print(f"API key   {scene.api.key}\nCtrl+C ends it.", soft_wrap=True)
+            console.print(f"\ndashboard  {scene.url}/\nAPI        {scene.url}/docs\nSlack      {scene.slack.url}/")
+            console.print(
+                f"receiver   {scene.receiver_url}\nAPI key    {scene.api.key}\nCtrl+C ends it.", soft_wrap=True
+            )
             await asyncio.Event().wait()
         return True
 

@@ -1,4 +1,4 @@
-"""How much one API key may ask: a bucket of requests that fills at a steady rate.
+"""How much one API key may ask: a bucket of requests that fills at a steady rate. Wrong passwords have one too.
 
 Announced with every answer, as draft-ietf-httpapi-ratelimit-headers has it, so that a client can pace itself.
 """
@@ -6,7 +6,6 @@ Announced with every answer, as draft-ietf-httpapi-ratelimit-headers has it, so 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 BURST = 10.0
 """Seconds' worth of requests that may come at once."""
@@ -14,12 +13,27 @@ BURST = 10.0
 MAX_KEYS = 10_000
 
 
-@dataclass(slots=True)
 class Bucket:
-    """What is left of one key's requests, as of a monotonic time in seconds."""
+    """What is left of something that comes back at a steady rate.
 
-    left: float
-    at: float
+    Args:
+        size: what it holds, and begins with.
+        rate: what it gains per second.
+        now: monotonic seconds.
+    """
+
+    def __init__(self, size: float, rate: float, now: float) -> None:
+        self._size, self._rate, self._at = size, rate, now
+        self.left = size
+
+    def wait(self, now: float) -> float:
+        """Seconds until there is one to take; 0 if there is one now."""
+        self.left, self._at = min(self._size, self.left + (now - self._at) * self._rate), now
+        return max(0.0, (1 - self.left) / self._rate)
+
+    def take(self) -> None:
+        """Takes one, whether there is one or not."""
+        self.left -= 1
 
 
 class RateLimiter:
@@ -39,14 +53,10 @@ class RateLimiter:
         if bucket is None:
             if len(self._buckets) >= MAX_KEYS:
                 self._buckets.clear()
-            bucket = self._buckets[key] = Bucket(self._size, now)
-        bucket.left = min(self._size, bucket.left + (now - bucket.at) * self._rate)
-        bucket.at = now
-        wait = 0.0
-        if bucket.left >= 1:
-            bucket.left -= 1
-        else:
-            wait = (1 - bucket.left) / self._rate
+            bucket = self._buckets[key] = Bucket(self._size, self._rate, now)
+        wait = bucket.wait(now)
+        if not wait:
+            bucket.take()
         full_in = math.ceil((self._size - bucket.left) / self._rate)
         return wait, {
             "RateLimit-Policy": f'"key";q={self._size:.0f};w={BURST:.0f}',

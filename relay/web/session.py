@@ -22,6 +22,7 @@ from relay.errors import Forbidden, TooManyRequests
 from relay.model import Millis
 from relay.settings import Settings
 from relay.vault import Vault
+from relay.web.limits import Bucket
 
 LIFETIME = 12 * 3600
 """Seconds that a session lasts."""
@@ -60,8 +61,8 @@ class Sessions:
         self._closed = settings.deployed or not (self._host == "" or _is_loopback(urlsplit(settings.base_url).hostname))
         self._keys = vault.derived(f"dashboard session {self._password}")
         self._hops = settings.hops
-        self._everybody = Throttle(*IN_ALL)
-        self._by_address: dict[str, Throttle] = {}
+        self._everybody = Bucket(*IN_ALL, time.monotonic())
+        self._by_address: dict[str, Bucket] = {}
         # A browser takes a cookie of this name only over https, and keeps other hosts of the domain from setting it.
         self.cookie = "__Host-relay_session" if self._secure else "relay_session"
 
@@ -117,19 +118,19 @@ class Sessions:
         Raises:
             TooManyRequests: there were too many wrong ones.
         """
-        mine = self._throttle(client_address(request, self._hops))
-        if wait := max(mine.wait(), self._everybody.wait()):
+        mine, now = self._patience(client_address(request, self._hops)), time.monotonic()
+        if wait := max(mine.wait(now), self._everybody.wait(now)):
             raise TooManyRequests("too many wrong passwords; wait a little", retry_after=wait)
         given, wanted = (
             hashlib.sha256((text or "").encode("utf-8", "replace")).digest() for text in (password, self._password)
         )
         if self._password is not None and hmac.compare_digest(given, wanted):
             return True
-        mine.note()
-        self._everybody.note()
+        mine.take()
+        self._everybody.take()
         return False
 
-    def _throttle(self, address: str) -> Throttle:
+    def _patience(self, address: str) -> Bucket:
         """What is left of one address's patience; whoever has an IPv6 address has a whole /64 of them."""
         try:
             parsed = ip_address(address)
@@ -140,7 +141,7 @@ class Sessions:
         if address not in self._by_address:
             if len(self._by_address) >= MAX_ADDRESSES:
                 self._by_address.clear()  # what is left for all together still holds
-            self._by_address[address] = Throttle(*PER_ADDRESS)
+            self._by_address[address] = Bucket(*PER_ADDRESS, time.monotonic())
         return self._by_address[address]
 
     def token(self, session: Session) -> str:
@@ -163,29 +164,6 @@ class Sessions:
         )
         if not good:
             raise Forbidden("this form was too old: go back, load the page again, and try again")
-
-
-class Throttle:
-    """How many mistakes are still forgiven: a bucket that fills at a steady rate.
-
-    Args:
-        size: what it holds.
-        rate: what it gains per second.
-    """
-
-    def __init__(self, size: float, rate: float) -> None:
-        self._size, self._rate = size, rate
-        self._left, self._at = size, time.monotonic()
-
-    def wait(self) -> float:
-        """Seconds until the next try; 0 if it may be made now."""
-        now = time.monotonic()
-        self._left, self._at = min(self._size, self._left + (now - self._at) * self._rate), now
-        return max(0.0, (1 - self._left) / self._rate)
-
-    def note(self) -> None:
-        """A mistake was made."""
-        self._left -= 1
 
 
 def at_this_machine(request: Request) -> bool:

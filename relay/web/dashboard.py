@@ -19,7 +19,7 @@ import orjson
 import structlog
 from markupsafe import Markup, escape
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from relay.errors import Invalid, NotFound, RelayError
@@ -30,6 +30,7 @@ from relay.store import overview, replay, watches
 from relay.web import pages
 from relay.web.context import Context
 from relay.web.front import ADDRESS, TOKEN, Front
+from relay.web.live import HEARTBEAT, RECONNECT_MS, event_stream
 from relay.web.problems import on_relay_error, read_body, request_id_of
 from relay.web.session import LIFETIME, Session, Sessions
 from relay.web.shared import Shared
@@ -38,9 +39,6 @@ from relay.web.timeline import timeline
 log = structlog.stdlib.get_logger(__name__)
 
 MAX_FORM = 16 * 1024
-HEARTBEAT = 15.0
-"""Seconds of silence after which a page hears that the connection is still there."""
-
 REST = 1.0
 """Seconds between two calls to look again: of the front page, between two readings of the database too."""
 
@@ -166,15 +164,13 @@ class Dashboard:
 
     async def live(self, request: Request, session: Session) -> Response:
         """`GET /live`: says, at most about once a second, that there is something new; of one watch with `?watch=`."""
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
         watch_id = request.query_params.get("watch")
-        calls = self._calls(session, None if watch_id is None else _id(watch_id))
-        return StreamingResponse(calls, media_type="text/event-stream", headers=headers)
+        return event_stream(self._calls(session, None if watch_id is None else _id(watch_id)))
 
     async def _calls(self, session: Session, watch_id: str | None) -> AsyncIterator[bytes]:
         left = (session.until - self._context.clock()) / 1000 if session.known else LIFETIME
         over = time.monotonic() + left
-        yield b"retry: 2000\n\n" + CALL  # what changed between the page and this stream is not missed
+        yield b"retry: %d\n\n" % RECONNECT_MS + CALL  # what changed between the page and this stream is not missed
         with self._looking(watch_id) as look:
             while not self._context.changes.closed and time.monotonic() < over:
                 await asyncio.sleep(REST)

@@ -40,6 +40,8 @@ LIFETIME = 3600.0
 RECONNECT_MS = 2000
 """Milliseconds after which a client that lost the stream should come back."""
 
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
+
 MAX_FOLLOWERS = 20_000
 """Streams and waiting answers that one process holds open."""
 
@@ -89,12 +91,10 @@ class Live:
         found = await self._context.db.read(watches.read, app.id, watch_id)
         if found.row.ended_at is not None and heard >= found.row.changes:
             return Response(status_code=204)  # which tells an EventSource not to come back
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
         if request.method == "HEAD":
-            return Response(media_type="text/event-stream", headers=headers)
+            return Response(media_type="text/event-stream", headers=STREAM_HEADERS)
         self._make_sure_of_room()
-        stream = self._stream(found, min(heard, found.row.changes))
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        return event_stream(self._stream(found, min(heard, found.row.changes)))
 
     async def _stream(self, found: watches.Found, heard: int) -> AsyncIterator[bytes]:
         watch_id, until = found.row.id, time.monotonic() + LIFETIME
@@ -141,6 +141,11 @@ class Live:
         if tag in known or "*" in known:
             return Response(status_code=304, headers=headers)
         return JsonResponse(watch, headers=headers)
+
+
+def event_stream(blocks: AsyncIterator[bytes]) -> Response:
+    """An answer of server-sent events, which no proxy keeps or gathers."""
+    return StreamingResponse(blocks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 def preferred_wait(request: Request) -> int:

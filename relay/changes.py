@@ -164,7 +164,9 @@ class Changes:
         if not self._followers:
             return
         if not self._changed:
-            known = {one: max(f.found.row.changes if f.found else -1 for f in all_) for one, all_ in self._followed()}
+            known = {
+                one: max(f.found.row.changes if f.found else -1 for f in all_) for one, all_ in self._followers.items()
+            }
             counts = await self._db.read(watches.changes_of, list(known))
             self._changed.update(one for one, count in known.items() if counts.get(one) != count)
         ids, self._changed = list(self._changed), set()
@@ -176,6 +178,3 @@ class Changes:
         for one in ids:
             for follower in self._followers.get(one, ()):
                 follower.hand(found.get(one))
-
-    def _followed(self) -> list[tuple[str, list[Follower]]]:
-        return [(one, list(all_)) for one, all_ in self._followers.items()]

@@ -182,10 +182,11 @@ class Provider:
             key: the watch's own API key; None for the deployment's.
             now: serves to understand a `Retry-After` that is a date.
         """
-        if not _fits_in_a_header(key or self._key):
+        key = key or self._key
+        if not _fits_in_a_header(key):
             return not_answered("unauthorized", UNUSABLE_KEY)
         try:
-            return self._reader.read(await self.ask(task_id, key), now)
+            return self._reader.read(await self._exchange(task_id, key), now)
         except httpx.HTTPError as error:
             what = failure_class(error)
             return not_answered(what, f"no answer from {self.host}: {str(error) or what}")
@@ -200,6 +201,9 @@ class Provider:
         key = key or self._key
         if not _fits_in_a_header(key):
             raise ConfigError(UNUSABLE_KEY)
+        return await self._exchange(task_id, key)
+
+    async def _exchange(self, task_id: str, key: str | None) -> Answer:
         response = await self._transport.handle_async_request(self._request(task_id, key))
         # Some repeat the key in what they say: an answer is stored, shown to the app and sent to its targets.
         spelt = self._of_key(key)[1]

@@ -13,7 +13,8 @@ from relay.model import DeliveryState, Millis
 from relay.store import health, messages
 from relay.store.notify import DELIVER, announce
 from relay.store.outbox import BATCH, END, SINGLE_ATTEMPT
-from relay.store.schema import AnyRow, attempts, deliveries, targets, watches
+from relay.store.schema import AnyRow, attempts, deliveries, targets
+from relay.store.watches import make_sure_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,7 @@ def send_again(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said:
         NotFound: this app has none of that id.
     """
     c, t = deliveries.c, targets.c
-    if tx.execute(sa.select(watches.c.id).where(watches.c.id == watch_id, watches.c.app_id == app_id)).first() is None:
-        raise NotFound(f"there is no watch '{watch_id[:64]}'")
+    make_sure_of(tx, app_id, watch_id)
     hooks = sa.select(t.id).where(t.watch_id == watch_id, t.type == "webhook")
     dead = sa.and_(c.watch_id == watch_id, c.event_key == END, c.state == DeliveryState.DEAD, c.target_id.in_(hooks))
     replayed = _replay(tx, dead, now)

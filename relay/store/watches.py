@@ -206,10 +206,19 @@ def read(tx: sa.Connection, app_id: str, watch_id: str) -> Found:
     Raises:
         NotFound: this app has none of that id.
     """
+    make_sure_of(tx, app_id, watch_id)
+    return _found(tx, [watch_id])[0]
+
+
+def make_sure_of(tx: sa.Connection, app_id: str, watch_id: str) -> None:
+    """An app has this watch.
+
+    Raises:
+        NotFound: it has none of that id.
+    """
     query = sa.select(watches.c.id).where(watches.c.id == watch_id, watches.c.app_id == app_id)
     if tx.execute(query).first() is None:
         raise NotFound(f"there is no watch '{watch_id[:64]}'")
-    return _found(tx, [watch_id])[0]
 
 
 def read_many(tx: sa.Connection, ids: Sequence[str]) -> dict[str, Found]:
@@ -296,7 +305,7 @@ def cancel(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said: str
     )
     stopped = tx.execute(change.returning(c.state, c.changes, c.upstream_status, c.progress)).first()
     if stopped is None:
-        read(tx, app_id, watch_id)
+        make_sure_of(tx, app_id, watch_id)
         return False
     state, number, status, progress = stopped
     row = {"watch_id": watch_id, "number": number, "at": now, "state": state}

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 
 from relay import keyring
 from relay.errors import ConfigError, Conflict
+from relay.guard import Guard
 from relay.ids import new_id
 from relay.model import Millis
-from relay.outbound import Guard, Transport
+from relay.outbound import Transport
 from relay.provider import MAX_ANSWER, SANDBOX, Provider, load_definition, variable
 from relay.settings import Settings, from_environment
 from relay.store import Database, apps

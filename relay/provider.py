@@ -17,13 +17,17 @@ from relay import __version__
 from relay.budget import Limit
 from relay.cadence import Cadence
 from relay.errors import ConfigError
+from relay.masking import spellings, without
 from relay.model import Caution, Millis, Reading
-from relay.outbound import failure_class, spellings, without
+from relay.outbound import failure_class
 from relay.reading import Answer, Errors, Read, Reader, Statuses, Table, not_answered
 from relay.settings import from_environment
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that are read; a longer one is not understood."""
+
+NOTHING = httpx.ByteStream(b"")
+"""The body of a GET: given as a stream, it spares httpx looking for headers that `Provider` has made already."""
 
 SANDBOX = "sandbox:"
 """The `base_url` of the upstream that relay plays itself."""
@@ -207,7 +211,7 @@ class Provider:
         response = await self._transport.handle_async_request(self._request(task_id, key))
         # Some repeat the key in what they say: an answer is stored, shown to the app and sent to its targets.
         spelt = self._of_key(key)[1]
-        if "location" in response.headers:
+        if response.is_redirect:
             response.headers["location"] = without(response.headers["location"].encode(), spelt).decode()
         return Answer(
             response.status_code,
@@ -227,6 +231,7 @@ class Provider:
             self._base,
             headers=self._of_key(key)[0],
             content=None if table.json_body is None else orjson.dumps(_filled(table.json_body, task_id)),
+            stream=NOTHING if table.method == "GET" else None,
             # The target replaces path and query: a URL of httpx costs more to build than to ask.
             extensions={"target": target.encode(), "timeout": table.timeout, "max_bytes": MAX_ANSWER},
         )
@@ -236,7 +241,8 @@ class Provider:
         if key not in self._known:
             if len(self._known) >= 1000:
                 self._known.clear()
-            headers = httpx.Headers({"User-Agent": f"relay/{__version__}"})
+            host = self._base.netloc.decode("ascii") if self._base else ""
+            headers = httpx.Headers({"Host": host, "User-Agent": f"relay/{__version__}"})
             for name, value in self.definition.request.headers.items():
                 if "{key}" not in value or key:
                     headers[name] = value.replace("{key}", key or "")

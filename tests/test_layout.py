@@ -23,11 +23,15 @@ LAYERS = """
     channels
     store provider
     reading
+    sdk
     outbound vault
+    wire
+    dialling
+    guard
     settings
     cadence retry budget
     tracing sentry
-    model ids signing metrics logs
+    model ids signing metrics logs masking
     errors
     sandbox standin jumps __init__
 """

@@ -4,79 +4,33 @@ import asyncio
 import gzip
 import re
 import socket
-import ssl
 import struct
 import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address, ip_network
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from relay.outbound import Blocked, Guard, Transport, failure_class, literal_address
+from relay.guard import Blocked, Guard
+from relay.outbound import Transport, failure_class
+from tests.support.loopback import OK, certificate, serving, serving_tls
 
 pytestmark = pytest.mark.anyio
 
 LOOPBACK = Guard([ip_network("127.0.0.0/8")])
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CAP = 1000
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@dataclass
-class Server:
-    """What a loopback server is asked: the bytes of each request, and how many connections there were."""
-
-    port: int = 0
-    heard: list[bytes] = field(default_factory=list)
-    connections: int = 0
-
-    def url(self, path: str = "/", *, host: str = "127.0.0.1", scheme: str = "http") -> str:
-        return f"{scheme}://{host}:{self.port}{path}"
-
-
-@asynccontextmanager
-async def serving(
-    answer: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]], tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Server]:
-    """Run a server that gives every request the same bytes, or lets a function write to the connection."""
-    server = Server()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = re.search(rb"(?i)content-length: (\d+)", head)
-                server.heard.append(head + await reader.readexactly(int(length[1]) if length else 0))
-                if isinstance(answer, bytes):
-                    writer.write(answer)
-                    await writer.drain()
-                else:
-                    await answer(writer)
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls, backlog=1024) as listening:
-        server.port = listening.sockets[0].getsockname()[1]
-        yield server
 
 
 def transport(guard: Guard = LOOPBACK, *, timeout: float = 10, proxy: str | None = None) -> Transport:
@@ -157,9 +111,31 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 async def test_a_given_proxy_is_used() -> None:
-    async with serving(OK) as proxy, transport(proxy=proxy.url()) as client:
+    async with serving(OK) as proxy, transport(proxy=proxy.url().replace("//", "//relay:p%40ss@")) as client:
         await client.handle_async_request(httpx.Request("GET", "http://api.example/path"))
-        assert proxy.heard[0].startswith(b"GET http://api.example/path HTTP/1.1\r\nHost: api.example\r\n")
+        assert proxy.heard == [
+            b"GET http://api.example/path HTTP/1.1\r\nHost: api.example\r\n"
+            b"Proxy-Authorization: Basic %b\r\n\r\n" % b64encode(b"relay:p@ss")
+        ]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"headers": {"X": "1\r\nHost: elsewhere"}},
+        {"headers": {"X": "1\nY: 2"}},
+        {"headers": {"X": "1\rY: 2"}},
+        {"headers": {"X\r\nY": "1"}},
+        {"headers": {"X": "1\0"}},
+        {"extensions": {"target": b"/ HTTP/1.1\r\nHost: elsewhere"}},
+        {"extensions": {"target": b"/ HTTP/1.1"}},
+    ],
+)
+async def test_nothing_makes_two_headers_or_requests_of_one(request_: dict[str, Any]) -> None:
+    async with serving(OK) as server, transport() as client:
+        with pytest.raises(httpx.LocalProtocolError, match="no way to carry"):
+            await client.handle_async_request(httpx.Request("GET", server.url(), **request_))
+        assert server.connections == 0
 
 
 async def test_connections_are_kept() -> None:
@@ -438,40 +414,6 @@ def test_failures_of_other_transports_have_classes_too(error: Exception, expecte
 # TLS
 
 
-def certificate(folder: Path, name: str) -> Path:
-    """Write a self-signed certificate for the name, with its key, and give its path."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / f"{name}.pem"
-    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-@asynccontextmanager
-async def serving_tls(chain: Path) -> AsyncIterator[tuple[Server, list[str | None]]]:
-    names: list[str | None] = []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    context.sni_callback = lambda _, name, __: names.append(name)
-    async with serving(OK, context) as server:
-        yield server, names
-
-
 async def test_a_trusted_certificate_for_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = certificate(tmp_path, "localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(chain))
@@ -498,79 +440,6 @@ async def test_an_untrusted_certificate(tmp_path: Path) -> None:
 
 
 # The guard
-
-SPECIAL = """
-    0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254 168.63.129.16 169.254.169.254
-    172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.192 192.0.2.1 192.88.99.1 192.168.1.1 198.18.0.1 198.19.255.255
-    198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
-    :: ::1 ::7f00:1 ::808:808 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 64:ff9b::808:808
-    64:ff9b:1::7f00:1 100::1 100:0:0:1::1 2001::1 2001:2::1 2001:10::1 2001:20::1 2001:db8::1 2002:7f00:1::
-    2002:808:808:: 3fff::1 4000::1 5f00::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%eth0 2606:4700::1111%eth0 febf::1
-    fec0::1 ff02::1 ff0e::1
-"""
-
-PUBLIC = """
-    1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.1 172.15.255.255
-    172.32.0.0 192.167.255.255 198.17.255.255 198.20.0.0 223.255.255.255 ::ffff:8.8.8.8 2001:4860:4860::8888
-    2001:200::1 2606:4700:4700::1111 2a00:1450::1 3ffe:ffff::1
-"""
-
-
-@pytest.mark.parametrize("address", SPECIAL.split())
-def test_special_addresses_are_refused(address: str) -> None:
-    assert not Guard().permits(ip_address(address))
-    with pytest.raises(Blocked, match=re.escape(address) + ".*RELAY_ALLOWED_NETWORKS"):
-        Guard().check(address)
-
-
-@pytest.mark.parametrize("address", PUBLIC.split())
-def test_public_addresses_are_permitted(address: str) -> None:
-    Guard().check(address)
-
-
-@pytest.mark.parametrize("text", ["", "localhost", "127.1", "2130706433", "1.1.1.1 ", "1.1.1.1:80", "[2606:4700::1]"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(Blocked):
-        Guard([ip_network("0.0.0.0/0"), ip_network("::/0")]).check(text)
-
-
-@pytest.mark.parametrize(
-    ("network", "permitted", "refused"),
-    [
-        ("10.0.0.0/8", "10.1.2.3 ::ffff:10.1.2.3 64:ff9b::a01:203 2002:a01:203::1", "127.0.0.1 64:ff9b::7f00:1"),
-        ("::1/128", "::1", ":: ::2 127.0.0.1"),
-        ("fd00::/8", "fd00:ec2::254", "fc00::1 fd00::1%eth0"),
-        ("64:ff9b::/96", "64:ff9b::808:808", "64:ff9b:1::808:808"),
-        ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", "::ffff:127.0.0.1"),
-        ("169.254.169.254/32", "169.254.169.254", "169.254.169.253"),
-    ],
-)  # fmt: skip
-def test_allowed_networks(network: str, permitted: str, refused: str) -> None:
-    guard = Guard([ip_network(network)])
-    assert [address for address in permitted.split() if not guard.permits(ip_address(address))] == []
-    assert [address for address in refused.split() if guard.permits(ip_address(address))] == []
-
-
-@pytest.mark.parametrize(
-    ("host", "address"),
-    [
-        ("127.0.0.1", "127.0.0.1"), ("127.1", "127.0.0.1"), ("127.0.1", "127.0.0.1"), ("2130706433", "127.0.0.1"),
-        ("0x7f000001", "127.0.0.1"), ("0x7f.1", "127.0.0.1"), ("0177.0.0.1", "127.0.0.1"), ("0", "0.0.0.0"),
-        ("017700000001", "127.0.0.1"), ("127.0.0.1.", "127.0.0.1"), ("[127.0.0.1]", "127.0.0.1"),
-        ("::1", "::1"), ("[::1]", "::1"), ("0:0:0:0:0:0:0:1", "::1"),
-        ("::ffff:7f00:1", "::ffff:127.0.0.1"), ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
-        ("fe80::1%eth0", "fe80::1%eth0"), ("[fe80::1%25eth0]", "fe80::1%25eth0"),
-    ],
-)  # fmt: skip
-def test_addresses_in_every_way_of_writing(host: str, address: str) -> None:
-    assert literal_address(host) == ip_address(address)
-
-
-@pytest.mark.parametrize(
-    "host", ["", ".", "localhost", "example.com", "1.example", "256.1.1.1", "1.2.3.4.5", "::1::", "0x"]
-)
-def test_names_are_no_addresses(host: str) -> None:
-    assert literal_address(host) is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "127.1", "0x7f.1", "[::ffff:127.0.0.1]", "0"])

@@ -20,8 +20,9 @@ from relay import __version__
 from relay.budget import Limit
 from relay.cadence import Cadence
 from relay.errors import ConfigError
+from relay.guard import Guard
 from relay.model import Caution, Kind, Reading
-from relay.outbound import Guard, Transport
+from relay.outbound import Transport
 from relay.provider import MAX_ANSWER, SANDBOX, Definition, Provider, load_definition, variable
 
 SHIPPED = Path(__file__).parent.parent / "config/providers"

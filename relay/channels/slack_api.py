@@ -22,9 +22,12 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 from relay import __version__
 from relay.channels.base import KEPT_ANSWER
 from relay.channels.slack_errors import Refusal, meaning
+from relay.guard import Guard
+from relay.masking import secret_parts, spellings, without
 from relay.model import Outcome, Verdict
-from relay.outbound import Guard, as_httpx, failure_class, guarded_session, secret_parts, spellings, without
+from relay.outbound import failure_class
 from relay.retry import parse_retry_after
+from relay.sdk import as_httpx, guarded_session
 
 SLOW_RETRY = 3600.0
 """Seconds until it makes sense to ask again what only time or an administrator changes."""

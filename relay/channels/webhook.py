@@ -12,8 +12,9 @@ import httpx
 
 from relay import __version__, signing
 from relay.channels.base import DEADLINE, KEPT_ANSWER, MAX_ANSWER, Message
+from relay.masking import secret_parts, spellings, without
 from relay.model import Outcome, Verdict
-from relay.outbound import failure_class, secret_parts, spellings, without
+from relay.outbound import failure_class
 from relay.retry import parse_retry_after
 
 
@@ -32,7 +33,6 @@ class WebhookChannel:
         """Delivered is 2xx and nothing else; 410 ends the target; anything else is tried again."""
         static: dict[str, str] = message.address.get("headers", {})
         headers = {
-            **static,
             "content-type": "application/json",
             "user-agent": f"relay/{__version__}",
             "webhook-id": message.id,
@@ -41,6 +41,7 @@ class WebhookChannel:
         }
         if message.traceparent is not None:
             headers["traceparent"] = message.traceparent
+        headers |= {name: value for name, value in static.items() if name.lower() not in headers}
         try:
             request = httpx.Request(
                 "POST",

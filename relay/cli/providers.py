@@ -19,7 +19,8 @@ def list_(as_json: Json = False) -> None:
     """
     from rich.table import Table
 
-    from relay.outbound import Guard, Transport
+    from relay.guard import Guard
+    from relay.outbound import Transport
     from relay.parts import load_providers
     from relay.provider import MAX_ANSWER
 

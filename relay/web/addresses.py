@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import orjson
 
+from relay.guard import Guard, literal_address
 from relay.ids import new_id
-from relay.outbound import Guard, literal_address
 from relay.settings import Settings
 from relay.store.watches import FoundTarget, NewTarget
 from relay.vault import Vault

@@ -27,9 +27,11 @@ from relay.channels.base import Message
 from relay.channels.slack import SlackChannel
 from relay.channels.slack_api import SlackApi
 from relay.channels.webhook import WebhookChannel
+from relay.guard import Guard, literal_address
 from relay.ids import new_id
 from relay.model import Outcome
-from relay.outbound import Guard, Transport, failure_class, guarded_session, literal_address
+from relay.outbound import Transport, failure_class
+from relay.sdk import guarded_session
 from relay.store import apps, schema, watches
 from tests.support.deployment import SECRET, Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, until

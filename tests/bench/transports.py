@@ -18,7 +18,10 @@ import aiohttp
 import httpx
 import uvloop
 
-from relay.outbound import Guard, Transport
+from relay.dialling import Dialler, Origin
+from relay.guard import Guard
+from relay.outbound import Transport, tls_context
+from relay.wire import Wire
 from tests.bench import upstream
 
 Poll = Callable[[str], Awaitable[bytes]]
@@ -45,33 +48,51 @@ async def bare_aiohttp(origin: str, concurrency: int) -> AsyncIterator[Poll]:
         yield poll
 
 
+LOOPBACK = Guard([ip_network("127.0.0.0/8")])
+
+
 def our_transport() -> Transport:
-    return Transport(Guard([ip_network("127.0.0.0/8")]), timeout=10, max_bytes=65536)
+    return Transport(LOOPBACK, timeout=10, max_bytes=65536)
 
 
 @asynccontextmanager
-async def adapter(origin: str, concurrency: int) -> AsyncIterator[Poll]:
+async def wire_alone(origin: str, concurrency: int) -> AsyncIterator[Poll]:
+    url = httpx.URL(origin)
+    there = Origin(False, url.host, url.port or 80)
+    head = "".join(f"\r\n{name}: {value}" for name, value in {"host": url.netloc.decode(), **HEADERS}.items())
+    wire = Wire(Dialler(LOOPBACK, tls_context()))
+
+    async def poll(task: str) -> bytes:
+        request = f"GET {PATH}?id={task} HTTP/1.1{head}\r\n\r\n".encode()
+        return (await wire.exchange(there, request, 65536, repeatable=True)).body
+
+    yield poll
+    wire.close()
+
+
+@asynccontextmanager
+async def transport(origin: str, concurrency: int) -> AsyncIterator[Poll]:
     url = httpx.URL(origin)
     # `stream=` spares httpx the building of headers, so that they hold the Host from the start.
     headers = httpx.Headers([("host", url.netloc.decode()), *HEADERS.items()])
     empty = httpx.ByteStream(b"")
-    async with our_transport() as transport:
+    async with our_transport() as ours:
 
         async def poll(task: str) -> bytes:
             target = f"{PATH}?id={task}".encode()
             request = httpx.Request("GET", url, headers=headers, stream=empty, extensions={"target": target})
-            return (await transport.handle_async_request(request)).content
+            return (await ours.handle_async_request(request)).content
 
         yield poll
 
 
 @asynccontextmanager
-async def adapter_with_url(origin: str, concurrency: int) -> AsyncIterator[Poll]:
-    async with our_transport() as transport:
+async def transport_with_url(origin: str, concurrency: int) -> AsyncIterator[Poll]:
+    async with our_transport() as ours:
 
         async def poll(task: str) -> bytes:
             request = httpx.Request("GET", f"{origin}{PATH}?id={task}", headers=HEADERS)
-            return (await transport.handle_async_request(request)).content
+            return (await ours.handle_async_request(request)).content
 
         yield poll
 
@@ -127,8 +148,9 @@ async def pyreqwest_own(origin: str, concurrency: int) -> AsyncIterator[Poll]:
 
 CANDIDATES: dict[str, Candidate] = {
     "aiohttp, bare loop": bare_aiohttp,
-    "our adapter, called directly": adapter,
-    "our adapter, a URL parsed per poll": adapter_with_url,
+    "our wire, without httpx's types": wire_alone,
+    "our transport, called directly": transport,
+    "our transport, a URL parsed per poll": transport_with_url,
     "httpx-aiohttp through client.get": httpx_aiohttp,
     "httpx, its own transport": httpx_default,
     "pyreqwest's httpx transport": pyreqwest_transport,
@@ -158,7 +180,7 @@ async def measure(candidate: Candidate, origin: str, concurrency: int, seconds: 
 
 async def burst(origin: str, size: int) -> tuple[int, float]:
     """Send so many requests at once, from cold; give how many were answered, and the seconds that took."""
-    async with adapter(origin, size) as poll:
+    async with transport(origin, size) as poll:
         began = time.monotonic()
         answers = await asyncio.gather(*(poll(f"burst-{n}") for n in range(size)), return_exceptions=True)
         return sum(answer == upstream.BODY for answer in answers), time.monotonic() - began
@@ -184,7 +206,7 @@ def main() -> None:
                 bare = bare or cpu
                 print(f"{name:36}{rate:9,.0f}{cpu:13.3f}{cpu / bare:12.2f}")
         answered, took = uvloop.run(burst(origin, 1000))
-        print(f"\nour adapter, 1,000 at once, cold: {answered} answered in {took:.2f} s")
+        print(f"\nour transport, 1,000 at once, cold: {answered} answered in {took:.2f} s")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from relay.channels.base import KEPT_ANSWER, Message
 from relay.channels.slack import SlackChannel
 from relay.channels.slack_api import SlackApi
 from relay.channels.slack_errors import HOOK_ENDED, REFUSALS, Refusal, meaning
+from relay.guard import Guard
 from relay.model import Outcome, Verdict
-from relay.outbound import Guard
 from relay.standin import WEBHOOK, Channel, Fault, Limits, Slack
 
 pytestmark = pytest.mark.anyio

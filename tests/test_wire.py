@@ -1,0 +1,416 @@
+"""Answers as they come off the wire, in any pieces, on both event loops; and which connections are asked again."""
+
+import asyncio
+import contextlib
+import socket
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay import wire
+from relay.dialling import Dialler, Origin, Unresolved
+from relay.guard import Blocked, Guard
+from relay.outbound import Transport, failure_class, tls_context
+from relay.wire import Connection, Received, Wire
+from tests.support.loopback import OK, Server, certificate, serving, serving_tls
+
+LOOPBACK = Guard([ip_network("127.0.0.0/8")])
+CAP = 1000
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\nX-Hint: 1\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Connection, socket.socket]]:
+    """A connection, and the socket at its other end."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, sock=ours)
+    try:
+        yield connection, theirs
+    finally:
+        theirs.close()
+        connection.abort()
+        await asyncio.sleep(0)
+
+
+async def hear(connection: Connection, theirs: socket.socket, pieces: Sequence[bytes], *, end: bool) -> Received:
+    """What a connection makes of these pieces, each sent when the one before has been read."""
+    asked = asyncio.ensure_future(connection.ask(GET, CAP))
+    for piece in pieces:
+        await asyncio.sleep(0)
+        with contextlib.suppress(OSError):  # it has hung up
+            await asyncio.get_running_loop().sock_sendall(theirs, piece)
+        await asyncio.sleep(0.001)
+    if end:
+        with contextlib.suppress(OSError):
+            theirs.shutdown(socket.SHUT_WR)
+    return await asyncio.wait_for(asked, 5)
+
+
+ANSWERS = {
+    "a length": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: 1\r\n\r\nhello", False),
+    "chunks": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: 1\r\n\r\n2\r\nhe\r\n3;x=1\r\nllo\r\n0\r\n\r\n",
+        False,
+    ),
+    "trailers": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: 1\r\n\r\n5\r\nhello\r\n0\r\nX: 2\r\n\r\n",
+        False,
+    ),
+    "the end": (b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\nhello", True),
+    "interim answers": (INTERIM + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: 1\r\n\r\nhello", False),
+    "bare line feeds": (b"HTTP/1.1 200 OK\nContent-Length: 5\nX: 1\n\nhello", False),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+async def test_an_answer_is_the_same_in_whatever_pieces_it_comes(answer: tuple[bytes, bool]) -> None:
+    sent, end = answer
+    for cut in range(0, len(sent), 3):
+        async with connected() as (connection, theirs):
+            received = await hear(connection, theirs, [sent[:cut], sent[cut:]], end=end)
+            assert (received.status, received.body) == (200, b"hello")
+            assert dict(received.headers).get(b"X") == b"1"
+            assert len(received.headers) <= 2
+            assert connection.usable is not end
+    async with connected() as (connection, theirs):
+        received = await hear(connection, theirs, [bytes([byte]) for byte in sent], end=end)
+        assert received.body == b"hello"
+
+
+def test_whatever_comes_is_an_answer_or_an_error() -> None:
+    parts = st.sampled_from(
+        [
+            b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.0 200\r\n", b"HTTP/1.1 101 X\r\n",
+            b"Content-Length: 5\r\n", b"Content-Length: 99999999999999999999\r\n", b"Content-Length: -1\r\n",
+            b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n",
+            b"Upgrade: h2c\r\nConnection: upgrade\r\n", b"\r\n", b"hello",
+            b"5\r\nhello\r\n", b"0\r\n\r\n", b"x" * 2000, b"\0", b"\n", b": \r\n",
+        ]
+    )  # fmt: skip
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(parts | st.binary(max_size=40), max_size=8))
+    def attack(pieces: list[bytes]) -> None:
+        async def one() -> None:
+            async with connected() as (connection, theirs):
+                try:
+                    received = await hear(connection, theirs, pieces, end=True)
+                    assert len(received.body) <= CAP + 1
+                    assert received.status >= 200
+                except (httpx.RemoteProtocolError, httpx.ReadError):
+                    assert not connection.usable
+
+        asyncio.run(one())
+
+    attack()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "again"),
+    [
+        (OK, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", True),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok", True),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", False),
+        (OK + OK, False),
+        (OK + b"HTTP/1.1 100 Continue\r\n\r\n", False),
+        (OK + b"x", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * CAP) + b"x" * (2 * CAP), False),
+    ],
+)
+async def test_only_a_connection_that_is_in_no_doubt_is_asked_again(answer: bytes, again: bool) -> None:
+    async with connected() as (connection, theirs):
+        received = await hear(connection, theirs, [answer], end=False)
+        assert received.status in (200, 204)
+        assert received.body in (b"ok", b"", b"x" * (CAP + 1))
+        assert connection.usable is again
+        if not again:
+            assert await asyncio.get_running_loop().sock_recv(theirs, 65536) == GET
+            assert await asyncio.get_running_loop().sock_recv(theirs, 65536) == b"", "it is not closed"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: 1\r\n" * 4000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 20_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"x" * 20_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 4000,
+    ],
+    ids=["another protocol", "trailers", "a long trailer", "interim answers", "a chunk extension", "headers"],
+)
+async def test_what_goes_on_and_on_is_no_answer(answer: bytes) -> None:
+    async with connected() as (connection, theirs):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await hear(connection, theirs, [answer], end=False)
+        assert not connection.usable
+
+
+@pytest.mark.anyio
+async def test_what_nobody_asked_for_ends_the_connection() -> None:
+    async with connected() as (connection, theirs):
+        await hear(connection, theirs, [OK], end=False)
+        theirs.send(OK)
+        async with asyncio.timeout(5):
+            while connection.usable:
+                await asyncio.sleep(0.001)
+
+
+# Many connections
+
+
+@asynccontextmanager
+async def wired(server: Server | None = None, proxy: tuple[Origin, bytes] | None = None) -> AsyncIterator[Any]:
+    """What exchanges a GET with a server, or whatever is at another origin."""
+    wired = Wire(Dialler(LOOPBACK, tls_context(), proxy))
+    here = Origin(False, "127.0.0.1", server.port) if server else None
+
+    async def get(origin: Origin | None = here, *, repeatable: bool = True) -> Received:
+        assert origin is not None
+        return await wired.exchange(origin, GET, CAP, repeatable=repeatable)
+
+    try:
+        yield get
+    finally:
+        wired.close()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_was_closed_in_silence_is_not_used() -> None:
+    async def once(writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        writer.close()
+
+    async with serving(once) as server, wired(server) as get:
+        for _ in range(3):
+            assert (await get(repeatable=False)).body == b"ok"
+            await asyncio.sleep(0.05)  # for the end of the connection to arrive, which nothing announces
+        assert server.connections == 3
+
+
+@pytest.mark.anyio
+async def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "KEEP", 0.1)
+    ended = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        assert await reader.read() == b""
+        writer.close()
+        ended.set()
+
+    listening = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with listening, wired(Server(listening.sockets[0].getsockname()[1])) as get:
+        await get()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+@pytest.mark.anyio
+async def test_an_exchange_that_is_given_up_takes_its_connection_along() -> None:
+    asked = asyncio.Event()
+
+    async def silent_once(writer: asyncio.StreamWriter) -> None:
+        if not asked.is_set():
+            asked.set()
+            return
+        writer.write(OK)
+
+    async with serving(silent_once) as server, wired(server) as get:
+        first = asyncio.ensure_future(get())
+        await asyncio.wait_for(asked.wait(), 5)
+        first.cancel()
+        assert (await get()).body == b"ok"
+        assert server.connections == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvloop has a lookup of its own
+async def test_a_name_is_looked_up_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    lookups: list[str] = []
+
+    def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        lookups.append(host)
+        if host == "gone.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with serving(OK) as server, wired() as get:
+        crowd = [Origin(False, "crowd.example", server.port)] * 20
+        assert {received.body for received in await asyncio.gather(*map(get, crowd))} == {b"ok"}
+        assert lookups == ["crowd.example"]
+        for _ in range(2):  # a failure is not remembered
+            with pytest.raises(Unresolved):
+                await get(Origin(False, "gone.example", 80))
+            await asyncio.sleep(0.01)
+        assert lookups[1:] == ["gone.example"] * 2
+
+
+@pytest.mark.anyio
+async def test_an_exchange_that_ends_after_all_has_been_closed_keeps_nothing() -> None:
+    asked, may_answer, hung_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await may_answer.wait()
+        writer.write(OK)
+        assert await reader.read() == b""
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
+        origin = Origin(False, "127.0.0.1", listening.sockets[0].getsockname()[1])
+        late = Wire(Dialler(LOOPBACK, tls_context()))
+        exchange = asyncio.ensure_future(late.exchange(origin, GET, CAP, repeatable=True))
+        await asyncio.wait_for(asked.wait(), 5)
+        late.close()
+        may_answer.set()
+        assert (await exchange).body == b"ok"
+        await asyncio.wait_for(hung_up.wait(), 5)
+
+
+# Through a proxy
+
+
+@asynccontextmanager
+async def proxying(answer: bytes, heard: list[bytes]) -> AsyncIterator[Origin]:
+    """A proxy that leads to wherever it is asked to, after this answer; it hangs up if that is not a success."""
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    leading: set[asyncio.Task[Any] | None] = set()
+
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        leading.add(asyncio.current_task())
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        if b" 200 " not in answer:
+            writer.close()
+            return
+        host, _, port = heard[-1].split(b" ")[1].decode().rpartition(":")
+        there = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pour(reader, there[1]), pour(there[0], writer))
+
+    async with await asyncio.start_server(lead, "127.0.0.1", 0) as listening:
+        yield Origin(False, "127.0.0.1", listening.sockets[0].getsockname()[1])
+        await asyncio.wait([task for task in leading if task], timeout=5)
+
+
+@pytest.mark.anyio
+async def test_tls_leads_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+    heard: list[bytes] = []
+    async with (
+        serving_tls(chain) as (server, names),
+        proxying(b"HTTP/1.1 200 Connection established\r\n\r\n", heard) as proxy,
+        Transport(LOOPBACK, timeout=5, max_bytes=CAP, proxy=f"http://relay:p%40ss@127.0.0.1:{proxy.port}") as transport,
+    ):
+        for _ in range(2):
+            url = server.url("/path", host="localhost", scheme="https")
+            response = await transport.handle_async_request(httpx.Request("GET", url))
+            assert response.content == b"ok"
+        place = b"localhost:%d" % server.port
+        login = b64encode(b"relay:p@ss")
+        assert heard == [
+            b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nProxy-Authorization: Basic %b\r\n\r\n" % (place, place, login)
+        ]
+        assert names == ["localhost"]
+        assert server.heard == [b"GET /path HTTP/1.1\r\nHost: %b\r\n\r\n" % place] * 2
+
+
+@pytest.mark.anyio
+async def test_the_name_of_the_certificate_counts_behind_a_proxy_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = certificate(tmp_path, "other.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+    async with (
+        serving_tls(chain) as (server, _),
+        proxying(b"HTTP/1.1 200 OK\r\n\r\n", []) as proxy,
+        wired(proxy=(proxy, b"")) as get,
+    ):
+        with pytest.raises(httpx.ConnectError) as caught:
+            await get(Origin(True, "localhost", server.port))
+        assert failure_class(caught.value) == "tls"
+        assert server.heard == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "the proxy answered 407"),
+        (b"HTTP/1.1 2", "the proxy hung up"),
+        (b"", "the proxy hung up"),
+        (b"x" * 20_000, "the proxy answered "),
+    ],
+)
+async def test_a_proxy_that_does_not_agree(answer: bytes, said: str) -> None:
+    async with proxying(answer, []) as proxy, wired(proxy=(proxy, b"")) as get:
+        with pytest.raises(httpx.ProxyError, match=f"^{said}$"):
+            await get(Origin(True, "app.example", 443))
+
+
+@pytest.mark.anyio
+async def test_the_guard_judges_the_proxy() -> None:
+    wired = Wire(Dialler(Guard(), tls_context(), (Origin(False, "127.0.0.1", 9), b"")))
+    with pytest.raises(Blocked):
+        await wired.exchange(Origin(True, "app.example", 443), GET, CAP, repeatable=True)
+
+
+# Errors
+
+
+async def refused(_: Path) -> Origin:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return Origin(False, *free.getsockname()[:2])
+
+
+async def unheard_of(_: Path) -> Origin:
+    return Origin(False, "relay-test.invalid", 80)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("where", "kind", "said"),
+    [(refused, httpx.ConnectError, "Connection refused"), (unheard_of, Unresolved, "cannot be looked up")],
+)
+async def test_errors_say_what_happened_and_where(
+    where: Callable[[Path], Awaitable[Origin]], kind: type[Exception], said: str, tmp_path: Path
+) -> None:
+    origin = await where(tmp_path)
+    async with wired() as get:
+        with pytest.raises(kind, match=said) as caught:
+            await get(origin)
+        assert origin.host in str(caught.value)

@@ -42,8 +42,11 @@ log = structlog.stdlib.get_logger(__name__)
 LEASE = 60.0
 """Seconds that a claim holds: longer than the slowest query, its wait and its save."""
 
-MAX_IN_FLIGHT, WAITING = 400, 200
-"""Claims under way at once in one process, whomever they ask; and how many may wait for one lane."""
+MAX_IN_FLIGHT, WAITING = 500, 300
+"""Claims under way at once in one process, whomever they ask; and how many may wait for one lane.
+
+A fast lane has work while the next claims are on their way from the database, and leaves others room.
+"""
 
 UNUSABLE_WAIT = 60.0
 """Seconds until a watch is looked at again that this process cannot ask about: no such provider, no address, no key."""

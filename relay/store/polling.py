@@ -79,8 +79,8 @@ _claim = (
 
 def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, most: int) -> list[Claim]:
     """Takes up to `most` due watches that nobody else is taking, longest overdue first; they come due again `until`."""
-    rows = tx.execute(_claim, {"now": now, "until": until, "by": lease, "most": most})
-    return [_claimed(*tuple(row)) for row in rows]
+    rows = tx.execute(_claim, {"now": now, "until": until, "by": lease, "most": most}).all()
+    return [_claimed(*row) for row in rows]
 
 
 def _claimed(*row: Any) -> Claim:

@@ -163,6 +163,8 @@ def _said(error: Exception) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             return error.verify_message
-        case OSError(errno=int(number)) if number > 0 and not isinstance(error, ssl.SSLError):
+        case ssl.SSLError(reason=str(reason)):
+            return reason.replace("_", " ").lower()
+        case OSError(errno=int(number)) if number > 0:
             return os.strerror(number)
     return str(error) or type(error).__name__

@@ -214,15 +214,26 @@ def _summary(errors: Sequence[FieldError], count: int) -> str:
     return f"{first.pointer or 'the body'}: {first.detail}{more}"
 
 
+_TYPE = "must have a 'type' of 'webhook' or 'slack'"
+
+# Where pydantic speaks of itself or of Python.
+_PLAIN = {
+    "extra_forbidden": "is not a field here; check its spelling",
+    "missing": "is required",
+    "string_type": "must be a string",
+    "int_type": "must be an integer",
+    "list_type": "must be an array",
+    "dict_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "union_tag_invalid": _TYPE,
+    "union_tag_not_found": _TYPE,
+}
+
+
 def _words(error: ErrorDetails) -> str:
     """pydantic's message, as a sentence about the field that the pointer names."""
-    if error["type"] == "extra_forbidden":
-        return "is not a field here; check its spelling"
-    if error["type"] == "missing":
-        return "is required"
-    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return "must have a 'type' of 'webhook' or 'slack'"
-    return re.sub(r"^(Value error, |\w+ should )", lambda m: "must " if "should" in m[0] else "", error["msg"])
+    said = re.sub(r"^(Value error, |\w+ should )", lambda m: "must " if "should" in m[0] else "", error["msg"])
+    return _PLAIN.get(error["type"], said.replace(" after validation", ""))
 
 
 def pointer(path: Sequence[str | int]) -> str:

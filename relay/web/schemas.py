@@ -131,6 +131,15 @@ class WebhookTarget(Request):
     )
 
 
+CHANNEL = r"^[#@]?[^\s#@<>&,\x00-\x1f\x7f]{1,80}$"
+
+
+def _channel(value: str) -> str:
+    if not re.fullmatch(CHANNEL, value):
+        raise ValueError("must be the name of a channel, such as '#renders', or its id")
+    return value
+
+
 class SlackTarget(Request):
     """A Slack channel (through this deployment's bot) or an incoming webhook; exactly one of the two."""
 
@@ -144,7 +153,7 @@ class SlackTarget(Request):
     )
 
     type: Literal["slack"]
-    channel: Annotated[str, Field(pattern=r"^[#@]?[^\s#@<>&,\x00-\x1f\x7f]{1,80}$")] | None = None
+    channel: Annotated[str, Field(json_schema_extra={"pattern": CHANNEL}), AfterValidator(_channel)] | None = None
     webhook_url: Url | None = Field(None, repr=False)
     events: Events = ALL_ENDS
 

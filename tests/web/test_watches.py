@@ -532,6 +532,28 @@ async def test_a_field_that_is_missing_is_named(api: Caller, missing: str) -> No
     assert response.json()["errors"] == [{"pointer": f"/{missing}", "detail": "is required"}]
 
 
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({"task_id": 5}, "must be a string"),
+        ({"expires_in": "60"}, "must be an integer"),
+        ({"targets": []}, "must have at least 1 item, not 0"),
+        ({"targets": "https://app.example/"}, "must be an array"),
+        ({"targets": ["https://app.example/"]}, "must be an object"),
+        ({"targets": [{"url": "https://app.example/"}]}, "must have a 'type' of 'webhook' or 'slack'"),
+        (
+            {"targets": [{"type": "slack", "channel": "#a b"}]},
+            "must be the name of a channel, such as '#renders', or its id",
+        ),
+        ({"metadata": []}, "must be an object"),
+        ({"tragets": []}, "is not a field here; check its spelling"),
+    ],
+)
+async def test_what_is_wrong_is_said_in_plain_words(api: Caller, fields: dict[str, Any], detail: str) -> None:
+    response = await api.post("/v1/watches", wanted() | fields)
+    assert [error["detail"] for error in response.json()["errors"]] == [detail]
+
+
 async def test_every_wrong_field_is_named(api: Caller) -> None:
     body = wanted("", webhook("ftp://x"), webhook(event=["task.failed"]), {"type": "slack"}, expires_in="60")
     assert pointers(await api.post("/v1/watches", body)) == [

@@ -19,7 +19,8 @@ from relay.ids import new_id
 from relay.settings import Settings
 from relay.store.watches import FoundTarget, NewTarget
 from relay.vault import Vault
-from relay.web.schemas import SlackTarget, TargetOut, WebhookTarget, split_url
+from relay.web.answers import TargetOut
+from relay.web.schemas import SlackTarget, WebhookTarget, split_url
 
 RESOLVE_TIMEOUT = 2.0
 MASK = "********"

@@ -22,27 +22,14 @@ from relay.poller import key_owner
 from relay.store import apps, replay, watches
 from relay.store.group import Group
 from relay.web.addresses import Refused
+from relay.web.answers import BatchItem, BatchOut, DeliveryPage, ProviderOut, Providers, Retried, TestOut, WatchPage
 from relay.web.context import Context
 from relay.web.limits import RateLimiter
 from relay.web.live import Live
 from relay.web.mirror import Mirror
 from relay.web.params import cursor, invalid, known, limit, moment, one_of
 from relay.web.problems import MAX_BATCH_BODY, JsonResponse, parse, problem, read_json, request_id_of
-from relay.web.schemas import (
-    BatchIn,
-    BatchItem,
-    BatchOut,
-    DeliveryPage,
-    ProviderOut,
-    Providers,
-    Retried,
-    RetryIn,
-    TestIn,
-    TestOut,
-    WatchIn,
-    WatchPage,
-    json_text,
-)
+from relay.web.schemas import BatchIn, RetryIn, TestIn, WatchIn, json_text
 from relay.web.views import show_attempt, show_delivery, show_watch
 
 log = structlog.stdlib.get_logger(__name__)

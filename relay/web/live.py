@@ -23,9 +23,9 @@ from relay.changes import Follower
 from relay.errors import TooManyRequests
 from relay.model import TERMINAL_EVENTS, State
 from relay.store import apps, watches
+from relay.web.answers import WatchOut
 from relay.web.context import Context
 from relay.web.problems import JsonResponse
-from relay.web.schemas import WatchOut
 from relay.web.views import show_watch
 
 MAX_WAIT = 25

@@ -10,24 +10,24 @@ from pydantic.json_schema import JsonSchemaMode
 
 from relay import __version__
 from relay.model import EventData, EventType
-from relay.web import schemas as s
+from relay.web import answers, schemas
 from relay.web.operations import HEADERS, LIMITED, OF_THE_PROCESS, SOMETIMES, Json, headers_of, json_of, paths, ref
 
 _SCHEMAS: tuple[tuple[type[Any], JsonSchemaMode], ...] = (
-    (s.WatchIn, "validation"),
-    (s.BatchIn, "validation"),
-    (s.RetryIn, "validation"),
-    (s.WebhookTarget, "validation"),
-    (s.SlackTarget, "validation"),
-    (s.WatchOut, "serialization"),
-    (s.WatchPage, "serialization"),
-    (s.BatchOut, "serialization"),
-    (s.DeliveryOut, "serialization"),
-    (s.DeliveryPage, "serialization"),
-    (s.Retried, "serialization"),
-    (s.TestOut, "serialization"),
-    (s.Providers, "serialization"),
-    (s.ProblemOut, "serialization"),
+    (schemas.WatchIn, "validation"),
+    (schemas.BatchIn, "validation"),
+    (schemas.RetryIn, "validation"),
+    (schemas.WebhookTarget, "validation"),
+    (schemas.SlackTarget, "validation"),
+    (answers.WatchOut, "serialization"),
+    (answers.WatchPage, "serialization"),
+    (answers.BatchOut, "serialization"),
+    (answers.DeliveryOut, "serialization"),
+    (answers.DeliveryPage, "serialization"),
+    (answers.Retried, "serialization"),
+    (answers.TestOut, "serialization"),
+    (answers.Providers, "serialization"),
+    (answers.ProblemOut, "serialization"),
     (EventData, "serialization"),
 )
 

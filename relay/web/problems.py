@@ -32,7 +32,7 @@ from relay.errors import (
     TooSlow,
     UnsupportedMediaType,
 )
-from relay.web.schemas import ProblemOut
+from relay.web.answers import ProblemOut
 
 log = structlog.stdlib.get_logger(__name__)
 

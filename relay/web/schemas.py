@@ -1,20 +1,15 @@
-"""The API's shapes: requests as models that validate, answers as typed dictionaries.
-
-The OpenAPI document is made of both.
-"""
+"""What the API takes, as models that validate; the OpenAPI document is made of these and of relay.web.answers."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import TypedDict
 
-from relay.model import DeliveryState, Problem, Result, State
 from relay.store.watches import MAX_TARGETS
 
 MAX_METADATA = 4096
@@ -233,150 +228,3 @@ class RetryIn(Request):
         Annotated[str, Field(max_length=253, json_schema_extra={"pattern": PRINTABLE}), AfterValidator(_printable)]
         | None
     ) = Field(None, description="Only those to this host.")
-
-
-# Answers
-
-
-class TargetOut(TypedDict):
-    """Where it is told, and how far that has come."""
-
-    id: str
-    type: Literal["webhook", "slack"]
-    url: NotRequired[str]
-    headers: NotRequired[dict[str, str]]
-    channel: NotRequired[str]
-    webhook_url: NotRequired[str]
-    events: list[str]
-    delivery: DeliveryState
-    reason: str | None
-
-
-class WatchOut(TypedDict):
-    """A watch (docs/lifecycle.md)."""
-
-    id: str
-    task_id: str
-    provider: str
-    state: State
-    upstream_status: str | None
-    progress: float | None
-    estimated_end: Time | None
-    result: Result | None
-    error: Problem | None
-    metadata: dict[str, Any]
-    targets: list[TargetOut]
-    polls: int
-    last_poll_at: Time | None
-    next_poll_at: Time | None
-    expires_at: Time
-    created_at: Time
-    ended_at: Time | None
-
-
-class AttemptOut(TypedDict):
-    """One try of a delivery."""
-
-    number: int
-    at: Time
-    latency_ms: int
-    verdict: Literal["delivered", "retry", "give_up"]
-    status: int | None
-    error: str | None
-    note: str | None
-    answer: str
-    truncated: bool
-
-
-class DeliveryOut(TypedDict):
-    """An event on its way to one target."""
-
-    id: str
-    webhook_id: str
-    watch_id: str
-    target_id: str
-    event: str
-    host: str
-    state: DeliveryState
-    reason: str | None
-    attempts: list[AttemptOut]
-    next_attempt_at: Time | None
-    created_at: Time
-    settled_at: Time | None
-
-
-class ErrorItem(TypedDict):
-    """Where in the request something is wrong, and what."""
-
-    pointer: str
-    detail: str
-
-
-class ProblemOut(TypedDict):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-    errors: NotRequired[list[ErrorItem]]
-
-
-class BatchItem(TypedDict):
-    """What became of one registration of a batch: `watch`, or `error`."""
-
-    status: int
-    watch: NotRequired[WatchOut]
-    error: NotRequired[ProblemOut]
-
-
-class BatchOut(TypedDict):
-    """One item per registration, in order."""
-
-    data: list[BatchItem]
-
-
-class WatchPage(TypedDict):
-    """Watches, newest first."""
-
-    data: list[WatchOut]
-    next_cursor: str | None
-
-
-class DeliveryPage(TypedDict):
-    """Deliveries, newest first."""
-
-    data: list[DeliveryOut]
-    next_cursor: str | None
-
-
-class Retried(TypedDict):
-    """How many deliveries are sent again."""
-
-    retried: int
-
-
-class TestOut(TypedDict):
-    """What came of a `relay.test` event."""
-
-    webhook_id: str
-    delivered: bool
-    attempt: AttemptOut
-
-
-class ProviderOut(TypedDict):
-    """An upstream that this deployment can watch."""
-
-    name: str
-    title: str
-    default: bool
-    configured: bool
-    statuses: dict[str, list[str]]
-
-
-class Providers(TypedDict):
-    """What this deployment can watch."""
-
-    data: list[ProviderOut]

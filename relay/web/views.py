@@ -10,7 +10,7 @@ import orjson
 from relay.model import Attempt, Millis, rfc3339
 from relay.store import replay, watches
 from relay.web.addresses import Addresses
-from relay.web.schemas import AttemptOut, DeliveryOut, WatchOut
+from relay.web.answers import AttemptOut, DeliveryOut, WatchOut
 
 
 def _time(at: Millis | None) -> str | None:

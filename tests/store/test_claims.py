@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from relay.errors import Conflict
 from relay.ids import derived_id
 from relay.model import Attempt, DeliveryState, Outcome, Verdict
-from relay.store import Database, health, invariant, outbox, polling, processes, replay, watches
+from relay.store import Database, health, invariant, migrate, outbox, polling, processes, replay, watches
 from relay.store.schema import answers, attempts, deliveries, events
 from relay.store.schema import watches as watch_rows
 from tests.support import rows
@@ -113,7 +114,7 @@ def test_an_end_and_its_deliveries_are_one_transaction(db: Database, monkeypatch
 
 
 def test_the_database_itself_refuses_a_second_end(db: Database) -> None:
-    """Were every other guard gone, the primary key of `events` would still hold."""
+    """Were every other guard gone, the keys of `events` and of `deliveries` would still hold, each by itself."""
     app = rows.app(db)
     rows.watch(db, app, "task")
     (one,) = rows.claim(db)
@@ -122,7 +123,42 @@ def test_the_database_itself_refuses_a_second_end(db: Database) -> None:
     assert end.event is not None
     with pytest.raises(sa.exc.IntegrityError):
         db.run_here(outbox.tell, [(one.id, one.app_id, end.event)])
+    for table, renamed in ((events, {}), (deliveries, {"id": "dlv_other"})):
+
+        def again(tx: sa.Connection, table: sa.Table = table, renamed: dict[str, str] = renamed) -> None:
+            row = tx.execute(sa.select(table)).mappings().one()
+            tx.execute(sa.insert(table), {**row, **renamed})
+
+        with pytest.raises(sa.exc.IntegrityError):
+            db.run_here(again)
     assert (count(db, events), count(db, deliveries)) == (1, 1)
+
+
+def test_of_two_who_read_and_then_write_the_second_sees_what_the_first_wrote(tmp_path: Path) -> None:
+    """SQLite would let both read, and then refuse or forget one of them; PostgreSQL locks rows where it matters."""
+    url = f"sqlite:///{tmp_path / 'relay.db'}"
+    two = [Database(url), Database(url)]
+    try:
+        two[0].run_here(migrate.upgrade)
+        app = rows.app(two[0])
+        rows.watch(two[0], app, "task")
+        start = threading.Barrier(2)
+
+        def add(tx: sa.Connection) -> None:
+            (polls,) = tx.execute(sa.select(watch_rows.c.polls)).one()
+            tx.execute(sa.update(watch_rows).values(polls=polls + 1))
+
+        def work(db: Database) -> None:
+            start.wait()
+            for _ in range(100):
+                db.run_here(add)
+
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(work, two))
+        assert two[0].run_here(lambda tx: tx.execute(sa.select(watch_rows.c.polls)).scalar()) == 200
+    finally:
+        for db in two:
+            db.close()
 
 
 def test_a_target_added_while_the_end_is_saved_is_told_too(db: Database) -> None:

@@ -212,6 +212,16 @@ async def test_a_connection_that_was_closed_in_silence_is_not_used() -> None:
 
 
 @pytest.mark.anyio
+async def test_connections_with_tls_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+    async with serving_tls(chain) as (server, names), wired() as get:
+        for _ in range(3):
+            assert (await get(Origin(True, "localhost", server.port))).body == b"ok"
+        assert (server.connections, names) == (1, ["localhost"])
+
+
+@pytest.mark.anyio
 async def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "KEEP", 0.1)
     ended = asyncio.Event()

@@ -35,8 +35,11 @@ def memory(pid: int) -> float:
 
 
 def cpu(pid: int) -> float:
-    """The CPU seconds that a process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """The CPU seconds that a process has had; none if it has ended meanwhile."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

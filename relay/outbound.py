@@ -12,7 +12,6 @@ import asyncio
 import ssl
 import zlib
 from base64 import b64encode
-from urllib.parse import unquote
 
 import httpx
 
@@ -33,7 +32,6 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
 
 # Content codings as zlib names them; some servers send deflate without its head.
 _WINDOWS = {"gzip": (16 + zlib.MAX_WBITS,), "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
-
 
 _PORTS = {b"http": 80, b"https": 443}
 
@@ -126,7 +124,7 @@ class Transport(httpx.AsyncBaseTransport):
 
 def _proxied(proxy: httpx.URL) -> tuple[Origin, bytes]:
     """Where a proxy is, and the header that lets requests in."""
-    login = f"{unquote(proxy.username)}:{unquote(proxy.password)}".encode()
+    login = f"{proxy.username}:{proxy.password}".encode()
     header = b"Proxy-Authorization: Basic %b\r\n" % b64encode(login) if proxy.userinfo else b""
     return _origin(proxy), header
 

@@ -111,11 +111,11 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 async def test_a_given_proxy_is_used() -> None:
-    async with serving(OK) as proxy, transport(proxy=proxy.url().replace("//", "//relay:p%40ss@")) as client:
+    async with serving(OK) as proxy, transport(proxy=proxy.url().replace("//", "//relay:p%40%2540@")) as client:
         await client.handle_async_request(httpx.Request("GET", "http://api.example/path"))
         assert proxy.heard == [
             b"GET http://api.example/path HTTP/1.1\r\nHost: api.example\r\n"
-            b"Proxy-Authorization: Basic %b\r\n\r\n" % b64encode(b"relay:p@ss")
+            b"Proxy-Authorization: Basic %b\r\n\r\n" % b64encode(b"relay:p@%40")
         ]
 
 

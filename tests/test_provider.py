@@ -5,7 +5,6 @@ import json
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from relay.guard import Guard
 from relay.model import Caution, Kind, Reading
 from relay.outbound import Transport
 from relay.provider import MAX_ANSWER, SANDBOX, Definition, Provider, load_definition, variable
+from tests.support.loopback import Server, serving
 
 SHIPPED = Path(__file__).parent.parent / "config/providers"
 UNIFIED = (SHIPPED / "unified-video.toml").read_text("utf-8")
@@ -253,54 +253,6 @@ def ok(body: bytes | Any = b'{"status":"pending"}', status: str = "200 OK", head
     return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n%s" % (status.encode(), len(body), headers, body)
 
 
-@dataclass
-class Upstream:
-    """A loopback server: the head and the body of each request that it was asked."""
-
-    port: int = 0
-    heads: list[bytes] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def request_line(self) -> str:
-        return self.heads[-1].split(b"\r\n", 1)[0].decode("ascii")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        lines = self.heads[-1].decode("ascii").split("\r\n")[1:-2]
-        return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-
-
-@asynccontextmanager
-async def answering(
-    answer: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]],
-) -> AsyncIterator[Upstream]:
-    upstream = Upstream()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                upstream.heads.append(await reader.readuntil(b"\r\n\r\n"))
-                upstream.bodies.append(await reader.readexactly(int(upstream.headers.get("content-length", 0))))
-                if isinstance(answer, bytes):
-                    writer.write(answer)
-                    await writer.drain()
-                else:
-                    await answer(writer)
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
-        upstream.port = listening.sockets[0].getsockname()[1]
-        yield upstream
-
-
 @asynccontextmanager
 async def going_out(guard: Guard = LOOPBACK) -> AsyncIterator[Transport]:
     transport = Transport(guard, timeout=30, max_bytes=1000)
@@ -320,7 +272,7 @@ def unified(base_url: str, **request: Any) -> Definition:
 
 
 async def asked(
-    upstream: Upstream,
+    upstream: Server,
     definition: Definition,
     task_id: str = "sora-2:task_1",
     *,
@@ -333,8 +285,8 @@ async def asked(
 
 @pytest.mark.anyio
 async def test_the_documented_query() -> None:
-    async with answering(ok({"status": "pending", "progress": 12})) as upstream:
-        reading = await asked(upstream, unified(upstream.base_url), key="sk-1")
+    async with serving(ok({"status": "pending", "progress": 12})) as upstream:
+        reading = await asked(upstream, unified(upstream.url("")), key="sk-1")
     assert reading == Reading(Kind.PENDING, "pending", 0.12, body=b'{"status":"pending","progress":12}')
     assert upstream.request_line == "GET /v1/video/query?id=sora-2%3Atask_1 HTTP/1.1"
     assert upstream.headers == {
@@ -343,14 +295,14 @@ async def test_the_documented_query() -> None:
         "authorization": "Bearer sk-1",
         "user-agent": f"relay/{__version__}",
     }
-    assert upstream.bodies == [b""]
+    assert upstream.body == b""
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("task_id", IDS)
 async def test_an_id_is_percent_encoded_wholly_in_the_query(task_id: str) -> None:
-    async with answering(ok()) as upstream:
-        reading = await asked(upstream, unified(upstream.base_url), task_id)
+    async with serving(ok()) as upstream:
+        reading = await asked(upstream, unified(upstream.url("")), task_id)
     assert reading.kind is Kind.PENDING
     method, target, version = upstream.request_line.split(" ")
     path, _, query = target.partition("?")
@@ -363,8 +315,8 @@ async def test_an_id_is_percent_encoded_wholly_in_the_query(task_id: str) -> Non
 @pytest.mark.anyio
 @pytest.mark.parametrize("task_id", IDS)
 async def test_an_id_is_one_segment_of_a_path(task_id: str, tmp_path: Path) -> None:
-    async with answering(ok()) as upstream:
-        await asked(upstream, loaded(tmp_path, MINIMAL, EXAMPLE_BASE_URL=f"{upstream.base_url}/sub"), task_id)
+    async with serving(ok()) as upstream:
+        await asked(upstream, loaded(tmp_path, MINIMAL, EXAMPLE_BASE_URL=upstream.url("/sub")), task_id)
     target = upstream.request_line.split(" ")[1]
     assert target.startswith("/sub/tasks/")
     segment = target.removeprefix("/sub/tasks/")
@@ -376,8 +328,8 @@ async def test_an_id_is_one_segment_of_a_path(task_id: str, tmp_path: Path) -> N
 @settings(deadline=None, max_examples=40)
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30))
 async def test_any_id_arrives_as_it_is(task_id: str) -> None:
-    async with answering(ok()) as upstream:
-        await asked(upstream, unified(upstream.base_url), task_id)
+    async with serving(ok()) as upstream:
+        await asked(upstream, unified(upstream.url("")), task_id)
     query = upstream.request_line.split(" ")[1].partition("?")[2]
     assert parse_qs(query, strict_parsing=True) == {"id": [task_id]}
 
@@ -385,8 +337,8 @@ async def test_any_id_arrives_as_it_is(task_id: str) -> None:
 @pytest.mark.anyio
 async def test_an_id_that_is_a_path_keeps_its_slashes(tmp_path: Path) -> None:
     text = MINIMAL.replace("{task_id}", "{task_path}")
-    async with answering(ok()) as upstream:
-        definition = loaded(tmp_path, text, EXAMPLE_BASE_URL=upstream.base_url)
+    async with serving(ok()) as upstream:
+        definition = loaded(tmp_path, text, EXAMPLE_BASE_URL=upstream.url(""))
         await asked(upstream, definition, "models/a:b/operations/1?x #é")
     assert upstream.request_line == "GET /tasks/models/a:b/operations/1%3Fx%20%23%C3%A9 HTTP/1.1"
 
@@ -394,8 +346,8 @@ async def test_an_id_that_is_a_path_keeps_its_slashes(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_names_and_values_of_the_query_are_plain_text(tmp_path: Path) -> None:
     query = '[request]\nquery = { id = "task:{task_id}", "the name" = "a&b=c #%é", v = "1" }'
-    async with answering(ok()) as upstream:
-        definition = loaded(tmp_path, MINIMAL.replace("[request]", query), EXAMPLE_BASE_URL=upstream.base_url)
+    async with serving(ok()) as upstream:
+        definition = loaded(tmp_path, MINIMAL.replace("[request]", query), EXAMPLE_BASE_URL=upstream.url(""))
         await asked(upstream, definition, "x/y")
     sent = upstream.request_line.split(" ")[1].partition("?")[2]
     assert parse_qs(sent, strict_parsing=True) == {"id": ["task:x/y"], "the name": ["a&b=c #%é"], "v": ["1"]}
@@ -416,16 +368,16 @@ async def test_names_and_values_of_the_query_are_plain_text(tmp_path: Path) -> N
 async def test_the_key_goes_into_the_authorization_header(
     key: str | None, own_key: str | None, authorization: str | None
 ) -> None:
-    async with answering(ok()) as upstream:
-        await asked(upstream, unified(upstream.base_url), key=key, own_key=own_key)
+    async with serving(ok()) as upstream:
+        await asked(upstream, unified(upstream.url("")), key=key, own_key=own_key)
     assert upstream.headers.get("authorization") == authorization
     assert "sk-" not in upstream.request_line
 
 
 @pytest.mark.anyio
 async def test_watches_with_different_keys_do_not_mix() -> None:
-    async with answering(ok()) as upstream, going_out() as transport:
-        provider = Provider(unified(upstream.base_url), "sk-0", transport)
+    async with serving(ok()) as upstream, going_out() as transport:
+        provider = Provider(unified(upstream.url("")), "sk-0", transport)
         for number in range(1, 2500):
             key = f"sk-{number % 1200}" if number % 3 else None
             await provider.query("t", key, NOW)
@@ -438,9 +390,9 @@ async def test_watches_with_different_keys_do_not_mix() -> None:
 )
 async def test_a_key_that_no_header_can_carry_is_a_reading(key: str) -> None:
     """Else its watch would break at every poll, and never end."""
-    async with answering(ok()) as upstream:
-        reading = await asked(upstream, unified(upstream.base_url), own_key=key)
-    assert upstream.heads == []
+    async with serving(ok()) as upstream:
+        reading = await asked(upstream, unified(upstream.url("")), own_key=key)
+    assert upstream.heard == []
     assert (reading.kind, reading.error and reading.error["code"]) == (Kind.NOT_ANSWERED, "unauthorized")
     assert "hunter2" not in str(reading)
 
@@ -462,23 +414,23 @@ failed = ["failed"]
 @pytest.mark.anyio
 @pytest.mark.parametrize("task_id", IDS)
 async def test_a_post_with_a_json_body(task_id: str, tmp_path: Path) -> None:
-    async with answering(ok()) as upstream:
-        definition = loaded(tmp_path, POST, EXAMPLE_BASE_URL=upstream.base_url)
+    async with serving(ok()) as upstream:
+        definition = loaded(tmp_path, POST, EXAMPLE_BASE_URL=upstream.url(""))
         await asked(upstream, definition, task_id, key="k")
     assert upstream.request_line == "POST /query HTTP/1.1"
-    assert json.loads(upstream.bodies[0]) == {
+    assert json.loads(upstream.body) == {
         "id": task_id,
         "ids": [task_id, f"x-{task_id}"],
         "deep": {"n": 1, "flag": True, "id": task_id},
     }
     assert (upstream.headers["content-type"], upstream.headers["x-key"]) == ("application/json", "k")
-    assert int(upstream.headers["content-length"]) == len(upstream.bodies[0])
+    assert int(upstream.headers["content-length"]) == len(upstream.body)
 
 
 @pytest.mark.anyio
 async def test_a_header_that_needs_a_key_is_left_out_without_one(tmp_path: Path) -> None:
-    async with answering(ok()) as upstream:
-        await asked(upstream, loaded(tmp_path, POST, EXAMPLE_BASE_URL=upstream.base_url))
+    async with serving(ok()) as upstream:
+        await asked(upstream, loaded(tmp_path, POST, EXAMPLE_BASE_URL=upstream.url("")))
     assert "x-key" not in upstream.headers
     assert upstream.headers["x-plain"] == "yes"
 
@@ -528,8 +480,8 @@ async def breaks_off_in_a_chunk(writer: asyncio.StreamWriter) -> None:
 async def test_a_query_without_an_answer_is_a_reading(
     behaviour: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]], code: str
 ) -> None:
-    async with answering(behaviour) as upstream, asyncio.timeout(5):
-        reading = await asked(upstream, unified(upstream.base_url, timeout=0.2), "secret-task", key="sk-hunter2")
+    async with serving(behaviour) as upstream, asyncio.timeout(5):
+        reading = await asked(upstream, unified(upstream.url(""), timeout=0.2), "secret-task", key="sk-hunter2")
     assert reading.kind is Kind.NOT_ANSWERED
     assert reading.error is not None
     assert reading.error["code"] == code
@@ -540,18 +492,18 @@ async def test_a_query_without_an_answer_is_a_reading(
 
 @pytest.mark.anyio
 async def test_a_refused_connection_is_a_reading() -> None:
-    async with answering(ok()) as upstream:
+    async with serving(ok()) as upstream:
         pass
-    reading = await asked(upstream, unified(upstream.base_url))
+    reading = await asked(upstream, unified(upstream.url("")))
     assert (reading.kind, reading.error and reading.error["code"]) == (Kind.NOT_ANSWERED, "connect")
 
 
 @pytest.mark.anyio
 async def test_a_private_address_that_is_not_allowed_is_a_reading() -> None:
-    async with answering(ok()) as upstream, going_out(Guard()) as transport:
-        reading = await Provider(unified(upstream.base_url), None, transport).query("t", None, NOW)
+    async with serving(ok()) as upstream, going_out(Guard()) as transport:
+        reading = await Provider(unified(upstream.url("")), None, transport).query("t", None, NOW)
     assert (reading.kind, reading.error and reading.error["code"]) == (Kind.NOT_ANSWERED, "blocked")
-    assert upstream.heads == []
+    assert upstream.heard == []
 
 
 @pytest.mark.anyio
@@ -589,9 +541,9 @@ async def test_a_private_address_that_is_not_allowed_is_a_reading() -> None:
     ],
 )
 async def test_what_was_answered_is_read(answer: bytes, expected: Reading) -> None:
-    async with answering(answer) as upstream:
-        assert await asked(upstream, unified(upstream.base_url)) == expected
-    assert len(upstream.heads) == 1
+    async with serving(answer) as upstream:
+        assert await asked(upstream, unified(upstream.url(""))) == expected
+    assert len(upstream.heard) == 1
 
 
 @pytest.mark.anyio
@@ -607,10 +559,10 @@ async def test_of_a_huge_answer_only_so_much_is_read(unit: bytes, times: int) ->
         writer.write(b"0]}")
         raise ConnectionResetError
 
-    async with answering(huge) as upstream:
+    async with serving(huge) as upstream:
         tracemalloc.start()
         try:
-            reading = await asked(upstream, unified(upstream.base_url))
+            reading = await asked(upstream, unified(upstream.url("")))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -623,8 +575,8 @@ async def test_of_a_huge_answer_only_so_much_is_read(unit: bytes, times: int) ->
 
 @pytest.mark.anyio
 async def test_an_answer_nested_a_hundred_thousand_levels_deep() -> None:
-    async with answering(ok(b'{"status":' + b"[" * 100_000 + b"]" * 100_000 + b"}")) as upstream:
-        reading = await asked(upstream, unified(upstream.base_url))
+    async with serving(ok(b'{"status":' + b"[" * 100_000 + b"]" * 100_000 + b"}")) as upstream:
+        reading = await asked(upstream, unified(upstream.url("")))
     assert reading.kind is Kind.NOT_UNDERSTOOD
 
 

@@ -30,6 +30,22 @@ class Server:
     def url(self, path: str = "/", *, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}{path}"
 
+    @property
+    def request_line(self) -> str:
+        """Of the last request."""
+        return self.heard[-1].split(b"\r\n", 1)[0].decode("ascii")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the last request, their names in lower case."""
+        lines = self.heard[-1].partition(b"\r\n\r\n")[0].decode("ascii").split("\r\n")[1:]
+        return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+
+    @property
+    def body(self) -> bytes:
+        """Of the last request."""
+        return self.heard[-1].partition(b"\r\n\r\n")[2]
+
 
 @asynccontextmanager
 async def serving(

@@ -92,12 +92,10 @@ class Dialler:
         """A socket that is connected to one of the host's addresses."""
         try:
             addresses = await self._look_up(origin.host, origin.port)
-        except (OSError, ValueError):  # UnicodeError is one of the latter
-            addresses = []
-        if not addresses and literal_address(origin.host):
-            raise Blocked("the address of the host is not written in the usual way")
-        if not addresses:
-            raise Unresolved(f"the name {origin.host} cannot be looked up")
+        except (OSError, UnicodeError) as error:
+            if literal_address(origin.host):
+                raise Blocked("the address of the host is not written in the usual way") from None
+            raise Unresolved(f"the name {origin.host} cannot be looked up: {_said(error)}") from None
         try:
             return await aiohappyeyeballs.start_connection(
                 addresses, happy_eyeballs_delay=ATTEMPT_DELAY, socket_factory=self._guard.open_socket
@@ -161,6 +159,10 @@ class Tunnel(asyncio.Protocol):
 def _said(error: Exception) -> str:
     """What went wrong, in the system's words."""
     match error:
+        case socket.gaierror(strerror=str(reason)):
+            return reason
+        case UnicodeError():
+            return "it is not a name"
         case ssl.SSLCertVerificationError():
             return error.verify_message
         case ssl.SSLError(reason=str(reason)):

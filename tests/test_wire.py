@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -401,26 +401,19 @@ async def test_the_guard_judges_the_proxy() -> None:
 # Errors
 
 
-async def refused(_: Path) -> Origin:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return Origin(False, *free.getsockname()[:2])
-
-
-async def unheard_of(_: Path) -> Origin:
-    return Origin(False, "relay-test.invalid", 80)
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("where", "kind", "said"),
-    [(refused, httpx.ConnectError, "Connection refused"), (unheard_of, Unresolved, "cannot be looked up")],
+    ("host", "kind", "said"),
+    [
+        ("127.0.0.1", httpx.ConnectError, "Connection refused"),
+        ("relay-test.invalid", Unresolved, "cannot be looked up: [A-Z]"),
+        ("x" * 64 + ".example", Unresolved, "cannot be looked up: it is not a name"),
+    ],
 )
-async def test_errors_say_what_happened_and_where(
-    where: Callable[[Path], Awaitable[Origin]], kind: type[Exception], said: str, tmp_path: Path
-) -> None:
-    origin = await where(tmp_path)
-    async with wired() as get:
-        with pytest.raises(kind, match=said) as caught:
-            await get(origin)
-        assert origin.host in str(caught.value)
+async def test_errors_say_what_happened_and_where(host: str, kind: type[Exception], said: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        async with wired() as get:
+            with pytest.raises(kind, match=said) as caught:
+                await get(Origin(False, host, nobody.getsockname()[1]))
+    assert host in str(caught.value)

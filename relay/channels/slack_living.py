@@ -224,7 +224,7 @@ class LivingMessages:
             return later(1.0)
 
     async def _edit(self, work: _Work, content: SlackMessage, rank: Rank) -> Outcome:
-        if wait := await self._db.run(messages.turn, EDITS, rank, self._clock(), invited=work.living.row.invited):
+        if wait := await self._db.run(messages.turn, EDITS, rank, self._clock(), invited=work.living.invited(rank)):
             return later(wait / 1000)
         body = {**content.body(), "metadata": content.metadata, "channel": work.channel, "ts": work.ts}
         outcome, _ = await self._turns.call("chat.update", body, EDITS)

@@ -77,6 +77,10 @@ class Living:
         """The id of its target."""
         return str(self.row.target_id)
 
+    def invited(self, rank: Rank) -> bool:
+        """Whether it was told to come back for this: for a reply it was not as long as the end was not shown."""
+        return bool(self.row.invited and (rank is not Rank.REPLY or self.row.ended))
+
 
 # Coming into being
 
@@ -125,6 +129,11 @@ def changed(
     if said is not None:
         values["said"] = said
     tx.execute(sa.update(messages).where(c.watch_id.in_(watch_ids)).values(values))
+
+
+def ended(tx: sa.Connection, watch_ids: Sequence[str]) -> None:
+    """These watches have ended: whose message waits for its turn queues up anew with the end, behind earlier ends."""
+    tx.execute(sa.update(messages).where(messages.c.watch_id.in_(watch_ids)).values(invited=False))
 
 
 # Claiming
@@ -232,7 +241,7 @@ def posting(tx: sa.Connection, living: Living, lane: Lane, rank: Rank, now: Mill
     mine = sa.and_(c.target_id == living.id, c.lease == living.row.lease)
     if tx.execute(sa.select(c.target_id).where(mine).with_for_update()).first() is None:
         return None
-    if wait := turn(tx, lane, rank, now, invited=living.row.invited):
+    if wait := turn(tx, lane, rank, now, invited=living.invited(rank)):
         return wait
     tx.execute(sa.update(messages).where(mine).values(posting_at=sa.func.coalesce(c.posting_at, now)))
     return 0

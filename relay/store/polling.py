@@ -173,7 +173,7 @@ def save(tx: sa.Connection, polled: Sequence[Polled]) -> int:
         tx.execute(_save, [_saved(p, p.watch) for p in heard if p.watch is not None])
     _keep_answers(tx, [p for p in heard if p.answer is not None and p.claim.id in mine])
     _keep_changes(tx, [p for p in heard if p.changed and p.claim.id in mine])
-    _keep_lags(tx, [p for p in heard if p.claim.id in mine])
+    _keep_ends(tx, [p for p in heard if p.claim.id in mine])
     return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in heard if p.event and p.claim.id in mine])
 
 
@@ -278,14 +278,15 @@ def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> 
     return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, holds)
 
 
-def _keep_lags(tx: sa.Connection, polled: Sequence[Polled]) -> None:
-    rows = [
+def _keep_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+    rows: list[dict[str, Any]] = [
         {"watch_id": p.claim.id, "at": p.watch.ended_at, "unseen_ms": unseen(p.claim, p.watch.ended_at)}
         for p in polled
         if p.watch is not None and p.watch.ended_at is not None
     ]
     if rows:
         tx.execute(sa.insert(lags), rows)
+        messages.ended(tx, [row["watch_id"] for row in rows])
 
 
 def unseen(claim: Claim, ended_at: Millis) -> Millis:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from relay.store import Database
+from relay.store import Database, messages, polling
 from relay.store.messages import LONGEST_TOLD, Lane, Rank, pause, turn
+from tests.support import rows
 from tests.support.rows import NOW
 
 LANE = Lane("posts renders", spacing=1000)
@@ -47,6 +49,33 @@ def test_ends_go_first_then_replies_then_the_rest(db: Database) -> None:
             order.append(rank)
             del waiting[rank]
     assert order == [Rank.END, Rank.REPLY, Rank.REST]
+
+
+def test_ends_are_told_times_one_after_the_other_whatever_their_messages_waited_for_before(db: Database) -> None:
+    """Two whose posts wait, both told to come, end: were they both taken for invited, they would come at one time."""
+    app = rows.app(db)
+    for n in range(2):
+        rows.watch(db, app, f"task-{n}", replace(rows.target("renders"), type="slack", living=True))
+    claims = rows.claim(db)
+
+    def call(now: int, rank: Rank) -> list[int]:
+        """What each message is told, and then has kept, as whoever claims it would."""
+        waits = []
+        for living in db.run_here(messages.claim, now, now + 60_000, "me.1", 10):
+            wait = db.run_here(messages.posting, living, LANE, rank, now)
+            waits.append(wait or 0)
+            db.run_here(messages.save, living, {"invited": bool(wait)}, now, now)
+        return waits
+
+    assert ask(db, Rank.REST, NOW) == 0
+    first, second = call(NOW + 10, Rank.REST)
+    assert second >= first + LANE.spacing
+    db.run_here(polling.save, [rows.ended(one, NOW + 20) for one in claims])
+    first, second = call(NOW + 30, Rank.END)
+    assert second >= first + LANE.spacing
+    assert ask(db, Rank.END, NOW + 5000, invited=True) == 0
+    first, second = call(NOW + 5010, Rank.REPLY)
+    assert second >= first + LANE.spacing, "the end was told to come, not the reply"
 
 
 def test_ends_may_run_ahead_and_are_paid_back(db: Database) -> None:

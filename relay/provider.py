@@ -27,7 +27,7 @@ MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that are read; a longer one is not understood."""
 
 NOTHING = httpx.ByteStream(b"")
-"""The body of a GET: given as a stream, it spares httpx looking for headers that `Provider` has made already."""
+"""The body of a GET: given as a stream, it spares httpx making headers for it."""
 
 SANDBOX = "sandbox:"
 """The `base_url` of the upstream that relay plays itself."""
@@ -241,8 +241,7 @@ class Provider:
         if key not in self._known:
             if len(self._known) >= 1000:
                 self._known.clear()
-            host = self._base.netloc.decode("ascii") if self._base else ""
-            headers = httpx.Headers({"Host": host, "User-Agent": f"relay/{__version__}"})
+            headers = httpx.Headers({"User-Agent": f"relay/{__version__}"})
             for name, value in self.definition.request.headers.items():
                 if "{key}" not in value or key:
                     headers[name] = value.replace("{key}", key or "")

@@ -1,8 +1,8 @@
 """HTTP/1.1 as a poll and a webhook need it: a request out, an answer back, over a connection that is kept.
 
 An engine for all that HTTP can do costs several times as much CPU (`python -m tests.bench.transports`), and exchanges
-are what relay mostly does. httptools (llhttp, the parser of Node) reads; what is here keeps the connections
-and sees that an answer is whole.
+are what relay mostly does. httptools (llhttp, the parser of Node) reads; what is here keeps the connections and sees
+that an answer is whole.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ class Connection(asyncio.Protocol):
                 self.abort()
 
     @property
-    def _awaited(self) -> bool:
-        return self._received is not None and not self._received.done()
+    def _awaited(self) -> asyncio.Future[Received] | None:
+        """The answer that somebody waits for, if anybody does."""
+        return self._received if self._received is not None and not self._received.done() else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio has connected it."""
@@ -90,7 +91,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Something came: of the answer that is awaited, or else nothing that follows can be trusted."""
-        if not self._awaited:
+        if self._awaited is None:
             self._again = False
             self.abort()
             return
@@ -138,19 +139,19 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The answer is complete, or an interim one."""
-        if self._head_read and len(self._body) <= self._cap and self._awaited:
+        if self._head_read and len(self._body) <= self._cap and self._awaited is not None:
             self._again = self._parser.should_keep_alive()
             self._succeed()
 
     def _succeed(self) -> None:
-        if self._received is not None and not self._received.done():
+        if (awaited := self._awaited) is not None:
             del self._body[self._cap + 1 :]
-            self._received.set_result(Received(self._parser.get_status_code(), self._headers, bytes(self._body)))
+            awaited.set_result(Received(self._parser.get_status_code(), self._headers, bytes(self._body)))
             self._headers = []  # an answer too many does not change this one
 
     def _fail(self, error: httpx.TransportError) -> None:
-        if self._received is not None and not self._received.done():
-            self._received.set_exception(error)
+        if (awaited := self._awaited) is not None:
+            awaited.set_exception(error)
 
 
 class Wire:

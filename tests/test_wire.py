@@ -224,19 +224,9 @@ async def test_connections_with_tls_are_kept_too(tmp_path: Path, monkeypatch: py
 @pytest.mark.anyio
 async def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "KEEP", 0.1)
-    ended = asyncio.Event()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(OK)
-        assert await reader.read() == b""
-        writer.close()
-        ended.set()
-
-    listening = await asyncio.start_server(talk, "127.0.0.1", 0)
-    async with listening, wired(Server(listening.sockets[0].getsockname()[1])) as get:
+    async with serving(OK) as server, wired(server) as get:
         await get()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(server.hung_up.wait(), 5)
 
 
 @pytest.mark.anyio
@@ -282,26 +272,22 @@ async def test_a_name_is_looked_up_once_for_all_who_ask(monkeypatch: pytest.Monk
 
 @pytest.mark.anyio
 async def test_an_exchange_that_ends_after_all_has_been_closed_keeps_nothing() -> None:
-    asked, may_answer, hung_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    asked, may_answer = asyncio.Event(), asyncio.Event()
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+    async def late(writer: asyncio.StreamWriter) -> None:
         asked.set()
         await may_answer.wait()
         writer.write(OK)
-        assert await reader.read() == b""
-        writer.close()
-        hung_up.set()
 
-    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
-        origin = Origin(False, "127.0.0.1", listening.sockets[0].getsockname()[1])
-        late = Wire(Dialler(LOOPBACK, tls_context()))
-        exchange = asyncio.ensure_future(late.exchange(origin, GET, CAP, repeatable=True))
+    async with serving(late) as server:
+        closed = Wire(Dialler(LOOPBACK, tls_context()))
+        origin = Origin(False, "127.0.0.1", server.port)
+        exchange = asyncio.ensure_future(closed.exchange(origin, GET, CAP, repeatable=True))
         await asyncio.wait_for(asked.wait(), 5)
-        late.close()
+        closed.close()
         may_answer.set()
         assert (await exchange).body == b"ok"
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(server.hung_up.wait(), 5)
 
 
 # Through a proxy

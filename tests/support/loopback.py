@@ -21,11 +21,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass
 class Server:
-    """What a loopback server is asked: the bytes of each request, and how many connections there were."""
+    """What a loopback server is asked: the bytes of each request, how many connections there were, and if one ended."""
 
     port: int = 0
     heard: list[bytes] = field(default_factory=list)
     connections: int = 0
+    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
 
     def url(self, path: str = "/", *, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}{path}"
@@ -69,6 +70,7 @@ async def serving(
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
+            server.hung_up.set()
             writer.close()
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls, backlog=1024) as listening:

@@ -23,7 +23,7 @@ from relay.channels.slack_api import SlackApi
 from relay.channels.slack_errors import Refusal
 from relay.channels.slack_face import Look, face, reply_to
 from relay.channels.slack_message import SlackMessage
-from relay.channels.slack_turns import EDITS, POST_SPACING, SlackTurns, later, may_have_happened, refusal_of
+from relay.channels.slack_turns import EDITS, POST_APART, POST_SPACING, SlackTurns, later, may_have_happened, refusal_of
 from relay.errors import StoreUnavailable
 from relay.model import EventType, Millis, Outcome, Verdict
 from relay.store import Database, messages
@@ -99,7 +99,7 @@ class _Work:
     @property
     def lane(self) -> Lane:
         """The posts to its channel."""
-        return Lane(f"posts {self.name.lstrip('#').lower()}", POST_SPACING)
+        return Lane(f"posts {self.name.lstrip('#').lower()}", POST_SPACING, apart=POST_APART)
 
 
 class LivingMessages:

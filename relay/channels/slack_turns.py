@@ -18,7 +18,10 @@ LOOKS = Lane("looks", spacing=1500, ahead=12_000)
 """Looks into channels, which Slack limits likewise; one search may take several."""
 
 POST_SPACING: Millis = 1100
-"""Milliseconds between two posts to one channel, of which Slack allows one a second."""
+"""Milliseconds from the start of one post to a channel to the next, of which Slack allows one a second."""
+
+POST_APART: Millis = 1010
+"""Milliseconds from the answer to a post to the next: a post may be long on its way, and the next one faster."""
 
 PAGES = 5
 """Pages of a channel, or of the list of channels, that are looked through."""
@@ -45,8 +48,9 @@ class SlackTurns:
         if isinstance(answer, Outcome):
             return answer, {}
         outcome = outcome_of(answer)
-        if outcome.free:
-            await self._db.run(messages.pause, lane, self._clock() + round((outcome.retry_after or 0.0) * 1000))
+        quiet = round((outcome.retry_after or 0.0) * 1000) if outcome.free else lane.apart
+        if quiet:
+            await self._db.run(messages.pause, lane, self._clock() + quiet)
         return outcome, answer.data
 
     async def listed(self, name: str) -> str | Outcome | None:

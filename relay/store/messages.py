@@ -39,13 +39,15 @@ class Lane:
     """What Slack lets through only so fast.
 
     Attributes:
-        spacing: milliseconds between two calls.
+        spacing: milliseconds from the start of one call to the next.
         ahead: milliseconds by which ends may run ahead of that.
+        apart: milliseconds from the answer to a call to the next.
     """
 
     name: str
     spacing: Millis
     ahead: Millis = 0
+    apart: Millis = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +299,7 @@ def turn(tx: sa.Connection, lane: Lane, rank: Rank, now: Millis, *, invited: boo
 
 
 def pause(tx: sa.Connection, lane: Lane, until: Millis) -> None:
-    """Slack wants no call of this lane before then."""
+    """There is to be no call of this lane before then."""
     c = turns.c
     change = sa.update(turns).where(c.lane == lane.name, c.next_at < until).values(next_at=until)
     tx.execute(change)

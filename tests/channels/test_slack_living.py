@@ -5,6 +5,7 @@ Time passes only when a test says so, for relay and for the stand-in alike.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,6 +41,7 @@ from relay.store.schema import messages as rows_of_messages
 from relay.store.schema import targets as rows_of_targets
 from tests.channels.test_slack import EXPECTED, LOOPBACK, cases
 from tests.support import rows
+from tests.support.parties import until
 from tests.support.rows import LINK, NOW
 from tests.support.workspace import RENDERS, TOKEN, calls, replies, roots, workspace
 
@@ -609,6 +611,27 @@ async def test_nothing_that_slack_limits_comes_too_fast(db: Database) -> None:
         assert len(roots(scene.slack)) == 40
         assert all(len(replies(scene.slack, root)) == 1 for root in roots(scene.slack))
         assert max(shown_by.values()) - NOW < 60_000, "the ends are shown before the replies are written"
+
+
+async def test_a_post_that_was_long_on_its_way_is_not_followed_at_once(scene: Scene) -> None:
+    """Slack counts when posts arrive: the first may have come late, and the next would come at once."""
+    scene.register("one")
+    scene.slack.fail_next(POST, Fault.slow(0.2))
+    posting = asyncio.create_task(scene.edit())
+
+    async def arrived() -> bool:
+        return bool(scene.slack.calls)
+
+    await until(arrived)
+    scene.now += 5000
+    await posting
+    scene.register("two")
+    scene.now += 900
+    await scene.edit()
+    assert len(calls(scene.slack, POST)) == 1
+    scene.now += 200
+    await scene.edit()
+    assert len(calls(scene.slack, POST)) == 2
 
 
 def test_the_rows_go_with_their_watch(db: Database) -> None:

@@ -156,11 +156,11 @@ class Running:
         self.process = process
         self.printed = ""
 
-    async def says(self, pattern: str, within: float = 30.0) -> re.Match[str]:
+    async def says(self, pattern: str) -> re.Match[str]:
         """Waits until the pattern has been printed."""
         assert self.process.stdout is not None
         assert self.process.stderr is not None
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(60):
             while not (found := re.search(pattern, self.printed)):
                 line = await self.process.stdout.readline()
                 assert line, (self.printed, await self.process.stderr.read())

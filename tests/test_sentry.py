@@ -68,7 +68,7 @@ async def test_a_crash_is_told_with_its_ids_and_nothing_that_anybody_sent(sentry
     url = f"sqlite:///{tmp_path / 'relay.db'}"
     environ = environment(url, SENTRY_DSN=sentry.dsn, RELAY_PROVIDER="sandbox", LOG_FORMAT="json")
     async with serve(environ, tmp_path) as process:
-        await process.ready(within=40)
+        await process.ready()
         target = {"type": "webhook", "url": "https://app.example/hidden-path", "headers": {"x-key": "hidden-header"}}
         body = {"task_id": "sandbox:never", "targets": [target], "upstream_key": "hidden-key"}
         watch = (await process.http.post("/v1/watches", json=body | {"metadata": {"a": "hidden-data"}})).json()

@@ -292,7 +292,7 @@ async def drive(process: Serve, echo: Echo, known: Planted) -> Talk:
         states = [delivery["state"] for delivery in response.json()["data"]]
         return len(states) > 2 * len(wanted) and "pending" not in states
 
-    await until(all_told, within=40)
+    await until(all_told)
     assert {f"{kind}#{who}" for kind in ASKED.split() for who in ("deployment", "watch")} <= echo.asked
     return talk
 

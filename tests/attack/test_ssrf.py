@@ -391,7 +391,7 @@ async def test_what_was_stored_while_allowed_is_blocked_once_it_is_not(house: Ho
             errors = {row.task_id: row.error for row in rows if row.state == "dead"}
             return errors if len(errors) == len(found) else None
 
-        errors = await until(all_dead, within=30)
+        errors = await until(all_dead)
         usual = set(urls(house, [host for host in LITERALS if is_usual(host)]))
         assert len(usual) > 100
         for number, url in enumerate(found):
@@ -445,7 +445,7 @@ async def test_stored_slack_webhooks_too(house: House, tmp_path: Path) -> None:
             errors = list(await relay.relay.db.read(lambda tx: tx.execute(query).scalars().all()))
             return errors if len(errors) == len(found) else None
 
-        errors = await until(all_dead, within=30)
+        errors = await until(all_dead)
         assert Counter(errors)["blocked"] >= 24
         assert set(errors) <= {"blocked", "connect", "dns", "protocol"}
     assert house.dialled()[PUBLIC[0]] <= 4  # for https://rebound.attack.example alone

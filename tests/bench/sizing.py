@@ -101,7 +101,7 @@ async def measure(url: str, folder: Path, count: int, seconds: float) -> None:
         environ = environment(url, UNIFIED_VIDEO_BASE_URL=f"http://127.0.0.1:{port}", RELAY_METRICS_TOKEN=TOKEN)
         del environ["RELAY_POLL_INTERVAL"]
         async with serve(environ, folder) as process:
-            await process.ready(within=40)
+            await process.ready()
             pid = process.process.pid
             await asyncio.sleep(2)
             used, started = cpu(pid), time.monotonic()

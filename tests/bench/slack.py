@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from relay.store import Database, migrate
@@ -46,7 +47,7 @@ class Report:
         lags: seconds from the end of each task until Slack showed it, in the order of the ends.
         limited: calls that Slack refused because they came too fast.
         fullest_minute: edits in the fullest minute.
-        overtaken: posts of something else than an end, between an end and its showing.
+        overtaken: posts of something else than an end, between the poll that brought an end and its showing.
     """
 
     roots: Counter[int] = field(default_factory=Counter)
@@ -99,14 +100,16 @@ async def measure(options: Options) -> Report:
             async def all_told() -> bool:
                 return len(await relay.deliveries(state="delivered", limit=200)) == options.watches
 
-            await until(all_told, within=options.first + options.seconds + 4 * options.watches + 20)
+            await until(all_told, within=options.first + options.seconds + 4 * options.watches + 60)
+            listed = (await relay.http.get("/v1/watches", params={"limit": 200})).json()["data"]
+            heard = {one["task_id"]: datetime.fromisoformat(one["ended_at"]).timestamp() for one in listed}
         shown: dict[str, float] = {}
         for call in slack.calls:
             about = (call.args.get("metadata") or {}).get("event_payload", {})
             if about.get("state") == "completed":
                 shown.setdefault(about["task_id"], call.at)
             elif call.method == "chat.postMessage":
-                report.overtaken += sum(end + 1.5 < call.at and task not in shown for task, end in ends.items())
+                report.overtaken += sum(end + 1.5 < call.at and task not in shown for task, end in heard.items())
         edits = [call.at for call in slack.calls if call.method == "chat.update"]
         of_roots = {root["metadata"]["event_payload"]["task_id"]: root for root in roots(slack)}
         counted = Counter(root["metadata"]["event_payload"]["task_id"] for root in roots(slack))

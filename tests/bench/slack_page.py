@@ -127,7 +127,7 @@ async def play(folder: Path, slack: Slack, upstream: parties.Upstream, relay: De
             )
             return all(word in texts for word in wanted) and len(roots(slack)) == len(SCENES) + 1
 
-        await until(shown, within=60)
+        await until(shown)
         command = slack.slash_command(RENDERS, "/relay", "list")
         await slack.command(f"{relay.url}/slack/commands", SIGNING_SECRET, command)
         await relay.relay.context.errands.drain()

@@ -64,7 +64,7 @@ async def lags(client: httpx.AsyncClient, story: Story, to: Receiver, name: str,
             target = {"type": "webhook", "url": f"{to.url}/{task_id}"}
             (await client.post("/v1/watches", json={"task_id": task_id, "targets": [target]})).raise_for_status()
         await asyncio.sleep(max(0.0, started + 1 - time.monotonic()))
-    await to.wait_for(before + int(seconds) * ENDS, within=60)
+    await to.wait_for(before + int(seconds) * ENDS)
     return [(post.at - story.done_at[post.path[1:]]) * 1000 for post in to.posts[before:]]
 
 
@@ -133,7 +133,7 @@ async def main() -> None:
         stack.push_async_callback(readers.close)
         for watch_id in itertools.islice(itertools.cycle(ids), given.streams):
             await readers.open(watch_id)
-        await until(lambda: asyncio.sleep(0, readers.events >= given.streams), within=60)
+        await until(lambda: asyncio.sleep(0, readers.events >= given.streams))
         grown = (memory_of(pid) - memory) / given.streams
         events = readers.events
         with_ = await lags(client, story, to, "with", given.seconds)

@@ -68,7 +68,7 @@ async def test_nothing_is_lost_while_the_formation_is_replaced(postgres: str, tm
 @pytest.mark.parametrize("command", ["serve", "web", "worker"])
 async def test_told_to_stop_a_process_ends_with_0_and_without_complaint(command: str, tmp_path: Path) -> None:
     async with serve(environment(f"sqlite:///{tmp_path / 'relay.db'}"), tmp_path, command) as process:
-        await until(lambda: asyncio.to_thread(lambda: "ready" in process.log.read_text()), within=40)
+        await until(lambda: asyncio.to_thread(lambda: "ready" in process.log.read_text()))
         assert await process.stop() == 0
     assert not re.search(TROUBLE, process.log.read_text())
 
@@ -76,7 +76,7 @@ async def test_told_to_stop_a_process_ends_with_0_and_without_complaint(command:
 async def test_told_to_stop_a_process_does_not_go_on_waiting_for_its_database(tmp_path: Path) -> None:
     url = f"postgres://relay@127.0.0.1:{free_port()}/relay"
     async with serve(environment(url), tmp_path, "worker") as process:
-        await until(lambda: asyncio.to_thread(lambda: "waiting for" in process.log.read_text()), within=40)
+        await until(lambda: asyncio.to_thread(lambda: "waiting for" in process.log.read_text()))
         assert await process.stop(within=5) == 1
     assert "Traceback" not in process.log.read_text()
 
@@ -131,7 +131,7 @@ def children(pid: int) -> list[str]:
 async def test_a_demo_may_be_thrown_away_and_is_one_process_whatever_web_concurrency_says(tmp_path: Path) -> None:
     environ = platform("", RELAY_EPHEMERAL="1", WEB_CONCURRENCY="2")
     async with serve({name: value for name, value in environ.items() if value}, tmp_path) as process:
-        await process.ready(within=40)
+        await process.ready()
         assert children(process.process.pid) == []
         assert (await process.http.get("/metrics")).status_code == 404, "deployed, and no token is set"
         assert await process.stop() == 0
@@ -211,7 +211,7 @@ async def test_the_main_job_through_pgbouncer_in_transaction_mode(
     environ = environment(url, UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_POLL_INTERVAL="0.2")
     assert (await run({**platform(url)}, tmp_path, *COMMANDS["release"].split()))[0] == 0
     async with deployment(environ) as relay, serve(environ, tmp_path, "worker") as worker:
-        await until(lambda: asyncio.to_thread(lambda: "ready" in worker.log.read_text()), within=40)
+        await until(lambda: asyncio.to_thread(lambda: "ready" in worker.log.read_text()))
         await asyncio.gather(*(relay.register(f"task-{n}", f"{receiver.url}/a") for n in range(100)))
         await receiver.wait_for(100)
         with psycopg.connect(postgres_url, autocommit=True) as admin:

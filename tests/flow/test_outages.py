@@ -77,7 +77,7 @@ async def test_sigterm_finishes_what_is_in_flight_gives_back_the_rest_and_exits_
         process.process.terminate()  # a platform may say it twice
         started = time.monotonic()
         assert await process.stop() == 0
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 12, "two seconds of grace, not the twenty of the answer"
     db = Database(database_url)
     leases = db.run_here(
         lambda tx: tx.execute(sa.text("SELECT count(*) FROM watches WHERE lease IS NOT NULL")).scalar()

@@ -71,14 +71,14 @@ async def test_many_watches_of_one_channel_keep_slacks_limits(database_url: str)
     said = "\n".join(report.lines())
     assert (report.roots, report.replies) == (Counter({1: 6}), Counter({1: 6})), said
     assert (report.limited, report.overtaken) == (0, 0), said
-    assert max(report.lags) <= 5, said
+    assert max(report.lags) <= 10, said
 
 
 async def test_many_that_end_at_once_are_shown_before_anything_else(database_url: str) -> None:
     report = await measure(Options(watches=6, seconds=0.0, database_url=database_url))
     said = "\n".join(report.lines())
     assert (report.roots, report.replies) == (Counter({1: 6}), Counter({1: 6})), said
-    assert (report.limited, report.edits) == (0, 0), said
+    assert (report.limited, report.overtaken, report.posts) == (0, 0, 12), said
 
 
 async def test_killed_between_slack_and_the_record(database_url: str, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class Receiver:
         """What came to one path."""
         return [post for post in self.posts if post.path == path]
 
-    async def wait_for(self, count: int, path: str | None = None, within: float = 20.0) -> list[Post]:
+    async def wait_for(self, count: int, path: str | None = None, within: float = 60.0) -> list[Post]:
         """The posts (to one path), once there are `count` of them."""
         async with asyncio.timeout(within):
             while len(found := self.posts if path is None else self.to(path)) < count:
@@ -151,7 +151,7 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield party
 
 
-async def until(condition: Callable[[], Awaitable[Any]], within: float = 20.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], within: float = 60.0) -> Any:
     """The first true value of `condition`, asked again and again."""
     async with asyncio.timeout(within):
         while not (found := await condition()):

@@ -27,9 +27,9 @@ class Serve:
         head = {"Authorization": f"Bearer {API_KEY}"}
         self.http = httpx.AsyncClient(base_url=url, headers=head, timeout=30, verify=False)
 
-    async def ready(self, within: float = 15.0) -> float:
+    async def ready(self) -> float:
         """Waits until /readyz says yes; returns the monotonic time of that."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(60):
             while True:
                 assert self.process.returncode is None, self.log.read_text()
                 with contextlib.suppress(httpx.TransportError):

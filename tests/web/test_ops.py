@@ -75,7 +75,7 @@ async def busy(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Busy]:
             LOG_LEVEL="debug",
         )
         async with serve(environ, folder) as process:
-            await process.ready(within=40)
+            await process.ready()
             hook = {"type": "webhook", "url": f"{receiver.url}/{SAID['path']}", "headers": {"x-key": SAID["header"]}}
             more = {"metadata": {"order": SAID["metadata"]}, "upstream_key": SAID["upstream key"]}
             first = await process.http.post(

@@ -7,6 +7,8 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import aiohappyeyeballs
@@ -16,6 +18,10 @@ from aiohappyeyeballs import AddrInfoType
 from relay.guard import Blocked, Guard, literal_address, refusal
 
 P = TypeVar("P", bound=asyncio.Protocol)
+
+LOOKUPS = 64
+"""Names that are looked up at once. One whose servers do not answer takes its thread for half a minute, and the event
+loop's own threads are as few as four."""
 
 DNS_CACHE = 10
 """Seconds for which the addresses of a name are believed."""
@@ -56,6 +62,7 @@ class Dialler:
         self._guard, self._tls, self._proxy = guard, tls, proxy
         self._loop = asyncio.get_running_loop()
         self._lookups: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._threads = ThreadPoolExecutor(LOOKUPS, "lookup")
 
     async def dial(self, origin: Origin, answering: type[P]) -> P:
         """A new connection, made secure where the origin wants that, with what reads from it.
@@ -67,6 +74,10 @@ class Dialler:
             httpx.ConnectError, httpx.ProxyError: there is none, for the reason that the text gives.
         """
         via, login = self._proxy or (origin, b"")
+        try:
+            origin.host.encode("idna")  # the proxy looks it up, but TLS wants it so too
+        except UnicodeError as error:
+            raise _unresolved(origin.host, error) from None
         reached = await self._reach(via)
         tls, name = (self._tls, origin.host.rstrip(".")) if origin.tls else (None, None)
         try:
@@ -95,7 +106,7 @@ class Dialler:
         except (OSError, UnicodeError) as error:
             if literal_address(origin.host):
                 raise Blocked("the address of the host is not written in the usual way") from None
-            raise Unresolved(f"the name {origin.host} cannot be looked up: {_said(error)}") from None
+            raise _unresolved(origin.host, error) from None
         try:
             return await aiohappyeyeballs.start_connection(
                 addresses, happy_eyeballs_delay=ATTEMPT_DELAY, socket_factory=self._guard.open_socket
@@ -106,9 +117,11 @@ class Dialler:
             raise httpx.ConnectError(f"cannot connect to {origin.host}:{origin.port}: {_said(error)}") from None
 
     async def _look_up(self, host: str, port: int) -> Sequence[AddrInfoType]:
-        """A name's addresses, looked up once for all who ask: the few threads that look up belong to everybody."""
+        """A name's addresses, looked up once for all who ask."""
         if (host, port) not in self._lookups:
-            lookup = asyncio.ensure_future(self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            lookup = self._loop.run_in_executor(
+                self._threads, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+            )
             self._lookups[host, port] = lookup
 
             def done(found: asyncio.Future[Any]) -> None:
@@ -154,6 +167,10 @@ class Tunnel(asyncio.Protocol):
         """The proxy hung up."""
         if not self._answered.done():
             self._answered.set_exception(httpx.ProxyError("the proxy hung up"))
+
+
+def _unresolved(host: str, error: Exception) -> Unresolved:
+    return Unresolved(f"the name {host} cannot be looked up: {_said(error)}")
 
 
 def _said(error: Exception) -> str:

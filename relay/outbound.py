@@ -166,7 +166,7 @@ def _head(request: httpx.Request, login: bytes | None) -> bytes:
 
 def inflated(body: bytes, coding: str, cap: int) -> tuple[bytes, bool]:
     """A body in gzip or deflate inflated to at most `cap` bytes, else as it is; the flag says that some are missing."""
-    for window in _WINDOWS.get(coding.lower(), ()):
+    for window in _WINDOWS.get(coding.lower(), ()) if body else ():
         inflater = zlib.decompressobj(window)
         try:
             found = inflater.decompress(body, cap + 1)

@@ -75,6 +75,9 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         try:
             return await self._received
+        except BaseException:
+            self._again = False  # whoever gives up does not take the connection back, answered or not
+            raise
         finally:
             self._received, self._headers, self._body = None, [], bytearray()
             if not self._again:
@@ -123,7 +126,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, of the head or behind the body."""
         if not self._head_read:
-            self._headers.append((name, value))
+            # A lenient parser lets NUL through, which no store of text takes: https://www.rfc-editor.org/rfc/rfc9110#section-5.5
+            self._headers.append((name, value.replace(b"\0", b" ")))
 
     def on_headers_complete(self) -> None:
         """The head has been read, of the answer or of an interim one."""
@@ -140,7 +144,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer is complete, or an interim one."""
         if self._head_read and len(self._body) <= self._cap and self._awaited is not None:
-            self._again = self._parser.should_keep_alive()
+            # An answer may come before the request is sent: the rest of it would stand in the way of the next.
+            self._again = self._parser.should_keep_alive() and not self._transport.get_write_buffer_size()
             self._succeed()
 
     def _succeed(self) -> None:

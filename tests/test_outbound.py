@@ -212,6 +212,11 @@ async def test_gzip_and_both_kinds_of_deflate_are_inflated(body: bytes, coding: 
         assert "truncated" not in response.extensions
 
 
+async def test_no_body_is_whole_whatever_it_would_be_coded_in() -> None:
+    async with serving(b"HTTP/1.1 204 No Content\r\nContent-Encoding: gzip\r\n\r\n") as server:
+        assert "truncated" not in (await ask(server.url())).extensions
+
+
 @pytest.mark.parametrize("coding", ["gzip", "br", "gzip, gzip"])
 async def test_what_cannot_be_inflated_is_given_as_it_came(coding: str) -> None:
     async with serving(answer(b'{"not": "compressed"}', f"Content-Encoding: {coding}")) as server:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -73,6 +74,7 @@ ANSWERS = {
     ),
     "the end": (b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\nhello", True),
     "interim answers": (INTERIM + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: 1\r\n\r\nhello", False),
+    "NUL": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: 1\r\nY: a\0b\r\n\r\nhello", False),
     "bare line feeds": (b"HTTP/1.1 200 OK\nContent-Length: 5\nX: 1\n\nhello", False),
 }
 
@@ -86,7 +88,8 @@ async def test_an_answer_is_the_same_in_whatever_pieces_it_comes(answer: tuple[b
             received = await hear(connection, theirs, [sent[:cut], sent[cut:]], end=end)
             assert (received.status, received.body) == (200, b"hello")
             assert dict(received.headers).get(b"X") == b"1"
-            assert len(received.headers) <= 2
+            assert dict(received.headers).get(b"Y") in (None, b"a b")
+            assert len(received.headers) <= 3
             assert connection.usable is not end
     async with connected() as (connection, theirs):
         received = await hear(connection, theirs, [bytes([byte]) for byte in sent], end=end)
@@ -176,6 +179,28 @@ async def test_what_nobody_asked_for_ends_the_connection() -> None:
         async with asyncio.timeout(5):
             while connection.usable:
                 await asyncio.sleep(0.001)
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_comes_as_it_is_given_up_leaves_no_connection_behind() -> None:
+    async with connected() as (connection, _):
+        asked = asyncio.ensure_future(connection.ask(GET, CAP))
+        await asyncio.sleep(0)
+        connection.data_received(OK)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert not connection.usable
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_comes_before_the_request_is_sent_is_the_last_on_its_connection() -> None:
+    async with connected() as (connection, theirs):
+        asked = asyncio.ensure_future(connection.ask(GET + b"x" * (8 << 20), CAP))
+        await asyncio.sleep(0)
+        theirs.send(OK)
+        assert (await asyncio.wait_for(asked, 5)).body == b"ok"
+        assert not connection.usable
 
 
 # Many connections
@@ -268,6 +293,26 @@ async def test_a_name_is_looked_up_once_for_all_who_ask(monkeypatch: pytest.Monk
                 await get(Origin(False, "gone.example", 80))
             await asyncio.sleep(0.01)
         assert lookups[1:] == ["gone.example"] * 2
+
+
+@pytest.mark.anyio
+async def test_names_whose_servers_do_not_answer_do_not_delay_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    over, look_up = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: str, *more: Any, **options: Any) -> list[Any]:
+        if host.endswith(".slow.example"):
+            over.wait()
+        return look_up(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with serving(OK) as server, wired() as get:
+        slow = [asyncio.ensure_future(get(Origin(False, f"{n}.slow.example", 80))) for n in range(40)]
+        try:
+            answer = await asyncio.wait_for(get(Origin(False, "localhost", server.port)), 5)
+            assert answer.body == b"ok"
+        finally:
+            over.set()
+        assert {type(error) for error in await asyncio.gather(*slow, return_exceptions=True)} == {Unresolved}
 
 
 @pytest.mark.anyio
@@ -375,6 +420,15 @@ async def test_a_proxy_that_does_not_agree(answer: bytes, said: str) -> None:
     async with proxying(answer, []) as proxy, wired(proxy=(proxy, b"")) as get:
         with pytest.raises(httpx.ProxyError, match=f"^{said}$"):
             await get(Origin(True, "app.example", 443))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("host", ["a..example", "x" * 64 + ".example"])
+async def test_what_is_no_name_is_said_to_be_none_through_a_proxy_too(host: str) -> None:
+    proxy = Origin(False, "127.0.0.1", 9)  # which is not even asked
+    async with wired(proxy=(proxy, b"")) as get:
+        with pytest.raises(Unresolved, match="cannot be looked up: it is not a name"):
+            await get(Origin(True, host, 443))
 
 
 @pytest.mark.anyio

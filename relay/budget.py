@@ -11,6 +11,7 @@ Times are seconds of a monotonic clock, given by the caller. A lane is forgotten
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Hashable
@@ -30,6 +31,9 @@ SHORT_WAIT = 5.0
 
 AT_ONCE = 0.001
 """What is told when this process is about to end: somebody else may take the row right away."""
+
+RESERVE = 0.1
+"""The part of all places that is kept for lanes that hold none: many slow ones together still let the next one in."""
 
 LONGEST_WAIT = 15.0
 """Seconds that a caller is told to wait at most; it then asks again, and may find that things went faster."""
@@ -79,11 +83,12 @@ class Budget:
     """The lanes of one process.
 
     Args:
-        waiting: callers that may wait for a place in one lane without giving their rows back.
+        most: callers that have a place or wait for one, in all lanes together.
+        waiting: of these, how many may wait for a place in one lane without giving their rows back.
     """
 
-    def __init__(self, waiting: int = 500) -> None:
-        self._waiting = waiting
+    def __init__(self, most: int = 10_000, waiting: int = 500) -> None:
+        self._most, self._waiting, self._held = most, waiting, 0
         self._lanes: dict[Hashable, Lane] = {}
         self._closed = asyncio.Event()
         self._crowd = 1000
@@ -107,34 +112,55 @@ class Budget:
             return AT_ONCE
         now = time.monotonic()
         lane = self._lanes.get(key)
+        if lane is not None and not self._room(lane):
+            return self.take(key, limit, now)
         if lane is not None and limit.per_second is None and now >= lane.paused_until:
             ahead = lane.in_flight + len(lane.queue) - limit.concurrency + 1
             short = ahead * lane.duration / limit.concurrency <= SHORT_WAIT and len(lane.queue) < self._waiting
-            if ahead > 0 and not short:
-                return self.take(key, limit, now)
             if ahead > 0:
-                place = asyncio.get_running_loop().create_future()
-                lane.queue.append(place)
-                if await self._handed(key, place):
+                if short and await self._handed(key, lane):
                     return 0.0
-                if self._closed.is_set():
-                    return AT_ONCE
-                now = time.monotonic()
+                return AT_ONCE if self._closed.is_set() else self.take(key, limit, time.monotonic())
         waited = 0.0
         while (wait := self.take(key, limit, now)) and waited + wait <= SHORT_WAIT:
-            await asyncio.sleep(wait)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), wait)
+                return AT_ONCE
             waited += wait
             now = time.monotonic()
         return wait
 
-    async def _handed(self, key: Hashable, place: asyncio.Future[bool]) -> bool:
+    def _room(self, lane: Lane) -> bool:
+        """Whether the lane may hold one more."""
+        return self._held < (1 - RESERVE) * self._most or not (lane.in_flight or lane.queue)
+
+    async def _handed(self, key: Hashable, lane: Lane) -> bool:
+        """Queues up; whether a place was handed over, before a pause began or the wait became long after all."""
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[bool] = loop.create_future()
+
+        def give_up() -> None:
+            if not place.done():
+                lane.queue.remove(place)
+                lane.duration = max(lane.duration, SHORT_WAIT)
+                place.set_result(False)
+
+        lane.queue.append(place)
+        self._held += 1
+        giving_up = loop.call_later(SHORT_WAIT, give_up)
+        handed = False
         try:
-            return await place
+            handed = await place
         except asyncio.CancelledError:
             # It may have been handed over in the same moment: it goes on to the next then.
             if not place.cancelled() and place.result():
-                self._leave(key, time.monotonic())
+                handed = True
+                self.leave(key, time.monotonic())
             raise
+        finally:
+            giving_up.cancel()
+            self._held -= not handed
+        return handed
 
     def take(self, key: Hashable, limit: Limit, now: float) -> float:
         """0 if a call may start now, which then counts until `done`; else the seconds after which to ask again."""
@@ -145,7 +171,7 @@ class Budget:
         spacing = 1 / limit.per_second if limit.per_second else 0.0
         if now < lane.paused_until:
             return self._queue(lane, lane.paused_until, max(spacing, lane.duration / limit.concurrency), now)
-        if lane.in_flight >= limit.concurrency:
+        if lane.in_flight >= limit.concurrency or not self._room(lane):
             pace = max(spacing, lane.duration / limit.concurrency)
             return self._queue(lane, now + len(lane.queue) * pace, pace, now)  # behind those who wait here
         # GCRA: a lane that was idle may start up to one second's worth at once.
@@ -153,6 +179,7 @@ class Budget:
             return self._queue(lane, lane.next_start - max(1.0, spacing) + spacing, spacing, now)
         lane.next_start = max(lane.next_start, now) + spacing
         lane.in_flight += 1
+        self._held += 1
         return 0.0
 
     @staticmethod
@@ -184,11 +211,13 @@ class Budget:
                 self._pause(lane, retry_after or FIRST_PAUSE * 2.0 ** min(beyond, 16), now)
         else:
             lane.refusals, lane.matters_until = 0, 0.0
-        self._leave(key, now)
+        self.leave(key, now)
 
-    def _leave(self, key: Hashable, now: float) -> None:
+    def leave(self, key: Hashable, now: float) -> None:
+        """Gives a place back, without having called."""
         lane = self._lanes[key]
         lane.in_flight -= 1
+        self._held -= 1
         self._hand_over(lane, now)
         if lane.at_rest(now):
             del self._lanes[key]

@@ -10,7 +10,7 @@ import orjson
 import structlog
 
 from relay import keyring, metrics
-from relay.budget import Limit
+from relay.budget import Budget, Limit
 from relay.channels.base import Channel, Message
 from relay.errors import NotFound, StoreUnavailable
 from relay.model import Attempt, DeliveryState, Millis, Outcome, Verdict, rfc3339
@@ -30,10 +30,10 @@ SECRETS_CACHE = 5.0
 """Seconds for which an app's signing secrets once read are used."""
 
 MAX_IN_FLIGHT, WAITING = 300, 40
-"""Attempts under way at once in one process; and how many may wait for one host."""
+"""Attempts under way at once in one process; and how many may wait for one receiver, or one host."""
 
-PER_HOST = Limit(concurrency=20)
-"""Attempts under way at once to one host: what keeps a slow receiver from delaying the others."""
+PER_RECEIVER, PER_HOST = Limit(concurrency=20), Limit(concurrency=40)
+"""Attempts under way at once to one URL of an app, and to one host: what keeps a slow receiver from delaying others."""
 
 
 class Dispatcher(Sweep[outbox.Claim]):
@@ -62,6 +62,7 @@ class Dispatcher(Sweep[outbox.Claim]):
         tracing: Tracing,
     ) -> None:
         super().__init__(db, outbox.claim, outbox.next_due, process, self._deliver, LEASE, MAX_IN_FLIGHT, WAITING, wake)
+        self._receivers = Budget(MAX_IN_FLIGHT, WAITING)
         self._channels, self._vault, self._schedule, self._clock = channels, vault, schedule, process.clock
         self._changed, self._tracing = changed, tracing
         self._known_secrets: dict[str, tuple[Millis, list[keyring.Secret]]] = {}
@@ -74,7 +75,7 @@ class Dispatcher(Sweep[outbox.Claim]):
             await self._records.put(held)
             return
         early = self._schedule[0] - (self._clock() - claim.created_at) / 1000 if claim.attempts == 0 else 0.0
-        if wait := early if early > 0 else await self.budget.enter(claim.host, PER_HOST):
+        if wait := early if early > 0 else await self._enter(claim):
             due = self._clock() + round(wait * 1000)
             await self._records.put(outbox.Tried(claim, None, claim.counted, DeliveryState.PENDING, due))
             return
@@ -98,8 +99,22 @@ class Dispatcher(Sweep[outbox.Claim]):
             return
         finally:
             done = time.monotonic()
-            self.budget.done(claim.host, done - started, done, refused=False, retry_after=None)
+            for budget, lane in ((self.budget, claim.host), (self._receivers, claim.place)):
+                budget.done(lane, done - started, done, refused=False, retry_after=None)
         await self._records.put(self._tried(claim, attempt))
+
+    async def _enter(self, claim: outbox.Claim) -> float:
+        """Takes a place at the receiver and at its host: 0, or the seconds after which to try again."""
+        if wait := await self._receivers.enter(claim.place, PER_RECEIVER):
+            return wait
+        if wait := await self.budget.enter(claim.host, PER_HOST):
+            self._receivers.leave(claim.place, time.monotonic())
+        return wait
+
+    def halt(self) -> None:
+        """Claims nothing more, and has whoever waits for a place give its row back."""
+        super().halt()
+        self._receivers.close()
 
     async def attempt(
         self,

@@ -66,7 +66,7 @@ class Sweep(Generic[Claim]):
     ) -> None:
         self._db, self._claim, self._next_due, self._process = db, claim, next_due, process
         self._work, self._lease, self._most, self.wake = work, lease, most, wake
-        self.budget = Budget(waiting)
+        self.budget = Budget(most, waiting)
         self._claims = 0
         self._halted = False
         self._under_way: set[asyncio.Task[None]] = set()

@@ -389,6 +389,30 @@ async def test_who_would_wait_for_long_is_told_so_at_once() -> None:
 
 
 @pytest.mark.anyio
+async def test_what_was_to_be_short_and_is_not_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that were answered at once hang from now on: whoever waits for their places gives his row back in time."""
+    monkeypatch.setattr("relay.budget.SHORT_WAIT", 0.2)
+    budget = Budget(most=8)
+    async with waiting(budget, 3, Limit(1)) as tasks:
+        assert [await task > 0 for task in tasks[1:]] == [True, True]
+        leave(budget)
+    assert lanes(budget) == 0
+    assert await asyncio.gather(*(budget.enter(n, FREE) for n in range(8))) == [0] * 8, "all places are free"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("slow", [1, 10, 14, 15, 16, 30])
+async def test_many_lanes_of_which_none_comes_free_let_the_next_one_in(slow: int) -> None:
+    budget = Budget(most=300, waiting=40)
+    crowd = [asyncio.create_task(budget.enter(n, Limit(20))) for n in range(slow) for _ in range(40)]
+    await settled()
+    assert await budget.enter("another lane", Limit(20)) == 0
+    for task in crowd:
+        task.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+
+
+@pytest.mark.anyio
 async def test_a_pause_sends_the_queue_away() -> None:
     budget = Budget()
     async with waiting(budget, 6, Limit(3)) as tasks:
@@ -478,3 +502,4 @@ async def test_places_are_never_lost_nor_given_twice(most: int, steps: list[str]
     for _ in range(sum(inside(tasks)) - left):
         leave(budget)
     assert all(lane.in_flight == 0 and not lane.queue for lane in budget._lanes.values())
+    assert budget._held == 0

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from relay.dispatcher import MAX_IN_FLIGHT, PER_RECEIVER
 from relay.store import Database, invariant, migrate
 from tests.support.deployment import Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
@@ -293,22 +295,29 @@ async def all_dead(relay: Deployment, count: int) -> bool:
     return len(await relay.deliveries(state="dead")) == count
 
 
-async def test_one_slow_receiver_does_not_delay_another(
-    relay: Deployment, upstream: Upstream, receiver: Receiver
-) -> None:
-    """Two hundred deliveries to a host that takes 10 s for each, and then one to another."""
+async def test_slow_receivers_do_not_delay_another(relay: Deployment, upstream: Upstream, receiver: Receiver) -> None:
+    """A hundred deliveries to a URL that takes 20 s for each, then one beside it; hundreds to 24 hosts, then one."""
     upstream.default = done()
-    receiver.scripts["/slow"] = Answer(b"ok", after=10)
-    other = receiver.url.replace("127.0.0.1", "127.0.0.2")
-    body = {
-        "watches": [
-            {"task_id": f"slow-{n}", "targets": [{"type": "webhook", "url": f"{other}/slow"}]} for n in range(200)
-        ]
-    }
-    await relay.http.post("/v1/watches/batch", json=body)
+    receiver.scripts["/slow"] = Answer(b"ok", after=20)
+    hosts = [receiver.url.replace("127.0.0.1", f"127.0.1.{n}") for n in range(25)]
+
+    async def burst(name: str, urls: list[str]) -> None:
+        hooks = [{"type": "webhook", "url": f"{url}/slow"} for url in urls]
+        body = {"watches": [{"task_id": f"{name} {n}", "targets": [hook]} for n, hook in enumerate(hooks)]}
+        await relay.http.post("/v1/watches/batch", json=body)
+
+    async def quick(url: str) -> float:
+        started = time.monotonic()
+        await relay.register(f"quick at {url}", f"{url}/quick")
+        return (await receiver.wait_for(1, "/quick"))[0].at - started
+
+    await burst("one", [hosts[0]] * 100)
     await receiver.wait_for(20, "/slow")
-    started = time.monotonic()
-    await relay.register("quick", f"{receiver.url}/quick")
-    (post,) = await receiver.wait_for(1, "/quick")
-    assert post.at - started < 1.5
-    assert len(receiver.to("/slow")) == 20, "bounded in flight per host"
+    assert await quick(hosts[0]) < 5
+    receiver.posts.remove(receiver.to("/quick")[0])
+    await burst("many", hosts[1:] * 20)
+    await receiver.wait_for(250, "/slow")
+    assert await quick(receiver.url) < 5
+    at_once = Counter(post.headers["host"] for post in receiver.to("/slow"))
+    assert max(at_once.values()) == PER_RECEIVER.concurrency, "bounded in flight per receiver"
+    assert len(receiver.to("/slow")) < MAX_IN_FLIGHT

@@ -6,7 +6,7 @@ import aiohttp
 import httpx
 
 from relay.dialling import DNS_CACHE, Unresolved, Untrusted
-from relay.guard import Blocked, Guard, literal_address, refusal
+from relay.guard import Guard, refusal
 from relay.outbound import inflated, tls_context
 
 MAX_ANSWER = 1024 * 1024
@@ -55,19 +55,12 @@ def guarded_session(guard: Guard, proxy: str | None = None) -> aiohttp.ClientSes
     )
 
 
-def as_httpx(error: aiohttp.ClientError | UnicodeError, host: str) -> httpx.TransportError:
-    """Turn an exception of an aiohttp session into httpx's, which `failure_class` sorts; its text never holds the URL.
-
-    host: that of the URL, which tells an address in an unusual way of writing from a broken URL
-    """
+def as_httpx(error: aiohttp.ClientError) -> httpx.TransportError:
+    """Turn an exception of a guarded session into httpx's, for `failure_class`; its text never holds the URL."""
     # Only a connector's error tells of the host alone. The texts of the others may hold the whole URL, a secret.
     if blocked := refusal(error):
         return blocked
     match error:
-        case UnicodeError():
-            return Unresolved("the name of the host cannot be looked up")
-        case aiohttp.InvalidURL() if literal_address(host):
-            return Blocked("the address of the host is not written in the usual way")
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return httpx.UnsupportedProtocol("the URL is not an absolute one of http or https")
         case aiohttp.ClientConnectorDNSError():

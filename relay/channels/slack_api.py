@@ -128,7 +128,7 @@ async def attempted(call: Awaitable[Answer]) -> Answer | Outcome:
         note = "redirects are not followed: check the webhook's URL, or SLACK_API_URL"
         return Outcome(Verdict.RETRY, f"http_{error.status}", error.status, note=note)
     except aiohttp.ClientError as error:
-        failure = as_httpx(error, "")
+        failure = as_httpx(error)
         return Outcome(Verdict.RETRY, failure_class(failure), note=str(failure))
     except Exception as error:
         # The SDK trips over what it does not expect, each time in another way: AttributeError for plain text,

@@ -97,9 +97,7 @@ def _stacked(id_: str, title: str, slices: Sequence[Slice], colours: Mapping[str
             if count := one.counts.get(state, 0):
                 height = max(1.5, HEIGHT * count / highest)
                 top -= height
-                bars.append(
-                    Bar(round(number * unit + 0.75, 2), round(top, 2), round(unit - 1.5, 2), round(height, 2), colour)
-                )
+                bars.append(_bar(number * unit + 0.75, top, unit - 1.5, height, colour))
         said = f"{_time(one)}: {_words(one.counts, colours) or 'none'}"
         columns.append(Column(round(number * unit, 2), round(unit, 2), bars, said))
     summed = {state: sum(one.counts.get(state, 0) for one in slices) for state in colours}

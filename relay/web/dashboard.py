@@ -70,8 +70,8 @@ class Dashboard:
         if form is not None:
             said = await self._retry(form.get("delivery", ""))
         again = "hx-request" in request.headers
-        view = await self._front.get(0.0 if again or form else RECENT, at_once=form is not None)
-        html = view.html.replace(TOKEN, self._sessions.token(session))
+        html = await self._front.get(0.0 if again or form else RECENT, at_once=form is not None)
+        html = html.replace(TOKEN, self._sessions.token(session))
         body = html.replace(ADDRESS, escape(_address(request, self._context.settings)))
         return self._page(request, session, "front.html", said, body=Markup(body))  # noqa: S704 - a template made it
 

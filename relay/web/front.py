@@ -48,13 +48,6 @@ class Figures:
     day: LastDay
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """The front page's contents: HTML with `TOKEN` and `ADDRESS` in it."""
-
-    html: str
-
-
 class Front:
     """Reads and renders the front page, for all who look at it together.
 
@@ -67,13 +60,13 @@ class Front:
         self._day = Day(context.db)
         self._figures: tuple[float, Figures] | None = None
 
-    async def read(self) -> View:
-        """The page as it is now."""
+    async def read(self) -> str:
+        """The page's contents as they are now: HTML with `TOKEN` and `ADDRESS` in it."""
         context, now = self._context, self._context.clock()
         rows = await context.db.read(_rows, now)
         figures = await self._counted(now)
         day, found = figures.day, health(context.providers, context.budget, figures.counts)
-        html = pages.render(
+        return pages.render(
             "front_body.html",
             token=TOKEN,
             now=now,
@@ -91,7 +84,6 @@ class Front:
             sandbox="sandbox" in context.providers,
             url=ADDRESS,
         )
-        return View(html)
 
     async def _counted(self, now: Millis) -> Figures:
         if self._figures is None or time.monotonic() - self._figures[0] > FIGURES_EVERY:

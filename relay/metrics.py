@@ -28,10 +28,15 @@ DELIVERY_LAG = Histogram(
     registry=REGISTRY,
     buckets=(*_LAGS, 3600, 86400),
 )
-PUT_OFF = Counter("relay_put_off", "Claims given back because a lane was full or paused.", ["what"], registry=REGISTRY)
+PUT_OFF = Counter(
+    "relay_put_off",
+    "Claims given back: a lane is full or paused, a place unwell, a turn yet to come.",
+    ["what"],
+    registry=REGISTRY,
+)
 IN_FLIGHT = Gauge("relay_in_flight", "Claims under way.", ["what"], registry=REGISTRY)
 LOOP_LAG = Gauge(
-    "relay_event_loop_lag_seconds", "How late the event loop woke up, at worst of late.", registry=REGISTRY
+    "relay_event_loop_lag_seconds", "How late the event loop woke up when it was last looked at.", registry=REGISTRY
 )
 
 WATCHES = Gauge("relay_watches", "Stored watches, by state.", ["provider", "state"], registry=REGISTRY)

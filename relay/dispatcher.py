@@ -71,8 +71,9 @@ class Dispatcher(Sweep[outbox.Claim]):
     async def _deliver(self, claim: outbox.Claim) -> None:
         if claim.held and claim.probe_at is not None:
             reason = f"held: the receiver has been failing for long; it is tried again at {rfc3339(claim.probe_at)}"
-            held = outbox.Tried(claim, None, claim.counted, DeliveryState.HELD, None, reason=reason)
-            await self._records.put(held)
+            await self._records.put(
+                outbox.Tried(claim, None, claim.counted, DeliveryState.HELD, self._clock(), None, reason)
+            )
             return
         early = self._schedule[0] - (self._clock() - claim.created_at) / 1000 if claim.attempts == 0 else 0.0
         if wait := early if early > 0 else await self._enter(claim):
@@ -178,7 +179,7 @@ class Dispatcher(Sweep[outbox.Claim]):
         delay = next_attempt(schedule, counted, outcome, random.random())  # noqa: S311
         reason = outcome.note or outcome.error
         if claim.probe_at is not None and outcome.verdict is Verdict.RETRY:
-            return outbox.Tried(claim, attempt, claim.counted, DeliveryState.HELD, None, None, f"held: {reason}")
+            return outbox.Tried(claim, attempt, claim.counted, DeliveryState.HELD, now, None, f"held: {reason}")
         if delay is None:
             exhausted = outcome.verdict is Verdict.RETRY and claim.event_type not in outbox.SINGLE_ATTEMPT
             return outbox.Tried(claim, attempt, counted, DeliveryState.DEAD, None, now, reason, exhausted)

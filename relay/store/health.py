@@ -6,7 +6,7 @@ dropped, and one held delivery after another probes it; the first that gets thro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -43,6 +43,13 @@ def heal(tx: sa.Connection, places: Sequence[str], now: Millis) -> None:
     change = sa.update(deliveries).where(held)
     if tx.execute(change.values(state=DeliveryState.PENDING, reason=None, next_attempt_at=now)).rowcount:
         announce(tx, DELIVER)
+
+
+def unwell(tx: sa.Connection, places: Collection[str]) -> set[str]:
+    """Those of `places` that are unwell; none of them heals before this transaction has ended."""
+    c = ailments.c
+    query = sa.select(c.place).where(c.place.in_(places), c.probe_at.is_not(None))
+    return set(tx.execute(query.order_by(c.place).with_for_update()).scalars())
 
 
 def probe(tx: sa.Connection, now: Millis) -> int:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from relay.model import TERMINAL_EVENTS, DeliveryState, State
 from relay.store.outbox import END
-from relay.store.schema import deliveries, events, targets, watches
+from relay.store.schema import ailments, deliveries, events, targets, watches
 
 MOST = 100
 """Ids that are named of each kind of violation."""
@@ -32,6 +32,7 @@ def violations(tx: sa.Connection) -> list[Violation]:
     of_target = sa.exists().where(d.target_id == t.id, d.event_key == END)
     wanted = sa.literal(",").concat(t.events).concat(",").contains(sa.literal(",").concat(e.type).concat(","))
     open_, settled = (DeliveryState.PENDING,), (DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.HELD)
+    unwell = sa.exists().where(ailments.c.place == d.place, ailments.c.probe_at.is_not(None))
     told = [(w.state == state) & (e.type == kind) for state, kind in TERMINAL_EVENTS.items()]
     checks = {
         "ended, and no event tells it": sa.select(w.id).where(w.state.in_(TERMINAL_EVENTS), ~of_watch),
@@ -49,6 +50,7 @@ def violations(tx: sa.Connection) -> list[Violation]:
         .join(events, sa.and_(e.watch_id == t.watch_id, e.key == END))
         .where(wanted, ~of_target),
         "pending, and never sent again": sa.select(d.id).where(d.state.in_(open_), d.next_attempt_at.is_(None)),
+        "held, and its place is well": sa.select(d.id).where(d.state == DeliveryState.HELD, ~unwell),
         "settled, and still sent": sa.select(d.id).where(d.state.in_(settled), d.next_attempt_at.is_not(None)),
         "in no known state": sa.select(d.id).where(d.state.not_in([*open_, *settled])),
     }

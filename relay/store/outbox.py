@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -201,7 +201,7 @@ class Tried:
         attempt: None if it was not sent after all: put off, or held.
         counted: attempts that count against the schedule, this one included if it does.
         state: what the delivery has become, and `reason` why it is not delivered.
-        next_attempt_at: None once settled, or held.
+        next_attempt_at: None once settled; of what is to be held, when it is due if its place has healed meanwhile.
         exhausted: it has used up its schedule.
     """
 
@@ -221,13 +221,13 @@ def record(tx: sa.Connection, tried: Sequence[Tried]) -> None:
     leases = {one.claim.id: one.claim.lease for one in tried}
     query = sa.select(c.id, c.lease).where(c.id.in_(leases)).order_by(c.id).with_for_update()
     mine = {row.id for row in tx.execute(query) if row.lease == leases[row.id]}
-    kept = [one for one in tried if one.claim.id in mine]
+    kept = _held_while_unwell(tx, [one for one in tried if one.claim.id in mine])
     mine_now = sa.update(deliveries).where(c.id == sa.bindparam("claimed"))
-    put_off = [one for one in kept if one.attempt is None and one.next_attempt_at is not None]
+    put_off = [one for one in kept if one.attempt is None and one.state is DeliveryState.PENDING]
     if put_off:
         later = mine_now.values(lease=None, next_attempt_at=sa.bindparam("due"))
         tx.execute(later, [{"claimed": one.claim.id, "due": one.next_attempt_at} for one in put_off])
-    changed = [one for one in kept if one.attempt is not None or one.next_attempt_at is None]
+    changed = [one for one in kept if one.attempt is not None or one.state is not DeliveryState.PENDING]
     if changed:
         tx.execute(
             mine_now.values(
@@ -255,6 +255,18 @@ def record(tx: sa.Connection, tried: Sequence[Tried]) -> None:
             health.worsen(tx, one.claim.place, one.settled_at)
 
 
+def _held_while_unwell(tx: sa.Connection, tried: Sequence[Tried]) -> list[Tried]:
+    """What was to be held is pending if its place has healed since the claim: nobody would bring it back later."""
+    places = {one.claim.place for one in tried if one.state is DeliveryState.HELD}
+    unwell = health.unwell(tx, places) if places else set()
+    return [
+        replace(one, state=DeliveryState.PENDING, reason=None)
+        if one.state is DeliveryState.HELD and one.claim.place not in unwell
+        else one
+        for one in tried
+    ]
+
+
 def _show(tx: sa.Connection, settled: Sequence[Tried]) -> None:
     """Living messages show which deliveries are dead, and no longer those that got through after all."""
     news = [one for one in settled if one.state is DeliveryState.DEAD or one.claim.attempts]
@@ -269,7 +281,7 @@ def _changed(one: Tried) -> dict[str, Any]:
         "new_reason": one.reason,
         "new_attempts": one.attempt.number if one.attempt else one.claim.attempts,
         "new_counted": one.counted,
-        "due": one.next_attempt_at,
+        "due": None if one.state is DeliveryState.HELD else one.next_attempt_at,
         "new_settled_at": one.settled_at,
     }
 

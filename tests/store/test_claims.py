@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from relay.errors import Conflict
 from relay.ids import derived_id
 from relay.model import Attempt, DeliveryState, Outcome, Verdict
 from relay.store import Database, health, invariant, migrate, outbox, polling, processes, replay, watches
-from relay.store.schema import answers, attempts, deliveries, events
+from relay.store.schema import ailments, answers, attempts, deliveries, events
 from relay.store.schema import watches as watch_rows
 from tests.support import rows
 from tests.support.rows import NOW
@@ -279,7 +280,12 @@ def held(db: Database, app: str, number: int, at: int) -> None:
     db.run_here(polling.save, [rows.ended(one, at)])
     (delivery,) = claim_deliveries(db, at)
     assert delivery.held
-    db.run_here(outbox.record, [outbox.Tried(delivery, None, 0, DeliveryState.HELD, None)])
+    db.run_here(outbox.record, [to_hold(delivery, at)])
+
+
+def to_hold(delivery: outbox.Claim, at: int) -> outbox.Tried:
+    """What a claim for an unwell place comes to."""
+    return outbox.Tried(delivery, None, 0, DeliveryState.HELD, at)
 
 
 def test_a_place_is_unwell_after_days_of_exhaustion_and_not_before(db: Database) -> None:
@@ -300,7 +306,7 @@ def test_held_deliveries_are_probed_one_at_a_time_and_all_come_back_when_one_get
     assert db.run_here(health.probe, at) == 1
     (probe,) = claim_deliveries(db, at)
     assert not probe.held
-    db.run_here(outbox.record, [outbox.Tried(probe, None, 0, DeliveryState.HELD, None)])  # it failed
+    db.run_here(outbox.record, [to_hold(probe, at)])  # it failed
     assert db.run_here(health.probe, at) == 0, "half open: one probe an hour"
     at += health.PROBE_EVERY
     assert db.run_here(health.probe, at) == 1
@@ -320,6 +326,78 @@ def test_a_replay_counts_the_place_as_well_again(db: Database) -> None:
     assert len(claim_deliveries(db, at)) == 4, "and the held one with them"
 
 
+def test_what_is_found_for_an_unwell_place_that_heals_before_the_record_is_not_held(db: Database) -> None:
+    """Nobody would bring it back: there is nothing left to probe, and nothing left to heal."""
+    app = rows.app(db)
+    at = unwell(db, app)
+    held(db, app, 3, at)
+    at += health.PROBE_EVERY
+    db.run_here(health.probe, at)
+    (probe,) = claim_deliveries(db, at)
+    rows.watch(db, app, "late", rows.target("place"), due=at)
+    db.run_here(polling.save, [rows.ended(one, at) for one in rows.claim(db, at)])
+    (late,) = claim_deliveries(db, at)
+    assert late.held
+    db.run_here(outbox.record, [tried(probe, DeliveryState.DELIVERED, at)])
+    db.run_here(outbox.record, [to_hold(late, at)])
+    assert [one.id for one in claim_deliveries(db, at)] == [late.id]
+    assert sound(db)
+
+
+def test_a_probe_that_fails_after_a_replay_has_healed_its_place_is_not_held(db: Database) -> None:
+    app = rows.app(db)
+    at = unwell(db, app)
+    held(db, app, 3, at)
+    at += health.PROBE_EVERY
+    db.run_here(health.probe, at)
+    (probe,) = claim_deliveries(db, at)
+    db.run_here(replay.retry_many, app, at)
+    dead = claim_deliveries(db, at)
+    db.run_here(outbox.record, [tried(one, DeliveryState.DEAD, at, exhausted=True) for one in dead[:1]])  # it ails anew
+    attempt = Attempt(1, at, 5, Outcome(Verdict.RETRY))
+    db.run_here(outbox.record, [outbox.Tried(probe, attempt, 0, DeliveryState.HELD, at, None, "held: http_500")])
+    (again,) = claim_deliveries(db, at)
+    assert (again.id, again.attempts) == (probe.id, 1)
+    assert sound(db)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer at a time
+def test_a_heal_that_meets_a_record_waits_for_it_and_brings_back_what_it_held(db: Database, database_url: str) -> None:
+    app = rows.app(db)
+    at = unwell(db, app)
+    rows.watch(db, app, "late", rows.target("place"), due=at)
+    db.run_here(polling.save, [rows.ended(one, at) for one in rows.claim(db, at)])
+    (late,) = claim_deliveries(db, at)
+    other = Database(database_url)
+    with ThreadPoolExecutor(1) as aside, db.engine.begin() as recording:
+        outbox.record(recording, [to_hold(late, at)])
+        healed = aside.submit(other.run_here, health.heal, [late.place], at)
+        until_waiting(recording, healed)
+        recording.commit()
+        healed.result(10)
+    other.close()
+    assert [one.id for one in claim_deliveries(db, at)] == [late.id]
+
+
+def test_a_delivery_that_is_held_for_a_place_that_is_well_is_lost(db: Database) -> None:
+    app = rows.app(db)
+    at = unwell(db, app)
+    held(db, app, 3, at)
+    assert sound(db)
+    in_hand = sa.select(deliveries.c.id).where(deliveries.c.state == DeliveryState.HELD)
+    (held_id,) = db.run_here(lambda tx: list(tx.execute(in_hand).scalars()))
+    db.run_here(lambda tx: tx.execute(sa.update(ailments).values(probe_at=None)))
+    assert db.run_here(invariant.violations) == [invariant.Violation("held, and its place is well", (held_id,))]
+
+
+def until_waiting(holder: sa.Connection, other: Future[Any]) -> None:
+    """Returns once `other` waits for a lock that `holder` has."""
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    while not holder.execute(waiting).scalar():
+        assert not other.done(), other.exception()
+        holder.execute(sa.text("SELECT pg_stat_clear_snapshot()"))  # a transaction sees the first one otherwise
+
+
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer at a time
 def test_a_replay_that_meets_a_claim_waits_for_it_and_is_refused(db: Database, database_url: str) -> None:
     app = rows.app(db)
@@ -327,13 +405,10 @@ def test_a_replay_that_meets_a_claim_waits_for_it_and_is_refused(db: Database, d
     db.run_here(polling.save, [rows.ended(one) for one in rows.claim(db)])
     other = Database(database_url)
     (delivery_id,) = db.run_here(lambda tx: list(tx.execute(sa.select(deliveries.c.id)).scalars()))
-    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
     with ThreadPoolExecutor(1) as aside, db.engine.begin() as claiming:
         (claim,) = outbox.claim(claiming, NOW, NOW + 60_000, "me.1", 1)
         replayed = aside.submit(other.run_here, replay.retry, app, delivery_id, NOW)
-        while not claiming.execute(waiting).scalar():
-            assert not replayed.done(), replayed.exception()
-            claiming.execute(sa.text("SELECT pg_stat_clear_snapshot()"))  # a transaction sees the first one otherwise
+        until_waiting(claiming, replayed)
         claiming.commit()
         with pytest.raises(Conflict):
             replayed.result(10)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from relay.model import Attempt, DeliveryState, Kind, Outcome, Verdict
 from relay.store import Database, outbox, overview, polling, watches
-from relay.store.schema import deliveries
+from relay.store.schema import ailments, deliveries
 from tests.support import rows
 from tests.support.rows import NOW
 
@@ -64,9 +64,10 @@ def test_ended_is_the_last_first(db: Database) -> None:
 def test_attention_is_for_dead_then_held_then_long_pending_and_nothing_else(db: Database) -> None:
     app = rows.app(db)
     made = {}
+    db.run_here(lambda tx: tx.execute(sa.insert(ailments).values(place="held", since=NOW, exhausted=3, probe_at=NOW)))
     states = (DeliveryState.PENDING, DeliveryState.HELD, DeliveryState.DELIVERED, DeliveryState.DEAD)
     for state in states:
-        end(db, rows.watch(db, app, f"task-{state}"))
+        end(db, rows.watch(db, app, f"task-{state}", rows.target(state)))
         made[state] = settle(db, state)
     wanted = [made[DeliveryState.DEAD], made[DeliveryState.HELD]]
     assert [row.id for row in db.run_here(overview.needing_attention, NOW, 10)] == wanted

@@ -70,10 +70,8 @@ class Dispatcher(Sweep[outbox.Claim]):
 
     async def _deliver(self, claim: outbox.Claim) -> None:
         if claim.held and claim.probe_at is not None:
-            reason = f"held: the receiver has been failing for long; it is tried again at {rfc3339(claim.probe_at)}"
-            await self._records.put(
-                outbox.Tried(claim, None, claim.counted, DeliveryState.HELD, self._clock(), None, reason)
-            )
+            reason = f"the receiver has been failing for long; it is tried again at {rfc3339(claim.probe_at)}"
+            await self._records.put(self._held(claim, None, reason))
             return
         early = self._schedule[0] - (self._clock() - claim.created_at) / 1000 if claim.attempts == 0 else 0.0
         if wait := early if early > 0 else await self._enter(claim):
@@ -179,11 +177,18 @@ class Dispatcher(Sweep[outbox.Claim]):
         delay = next_attempt(schedule, counted, outcome, random.random())  # noqa: S311
         reason = outcome.note or outcome.error
         if claim.probe_at is not None and outcome.verdict is Verdict.RETRY:
-            return outbox.Tried(claim, attempt, claim.counted, DeliveryState.HELD, now, None, f"held: {reason}")
+            return self._held(claim, attempt, reason)
         if delay is None:
             exhausted = outcome.verdict is Verdict.RETRY and claim.event_type not in outbox.SINGLE_ATTEMPT
             return outbox.Tried(claim, attempt, counted, DeliveryState.DEAD, None, now, reason, exhausted)
         return outbox.Tried(claim, attempt, counted, DeliveryState.PENDING, now + round(delay * 1000), None, reason)
+
+    def _held(self, claim: outbox.Claim, attempt: Attempt | None, reason: str | None) -> outbox.Tried:
+        """What is for an unwell place waits until that is well again; what is never tried again is dead at once."""
+        now = self._clock()
+        if claim.event_type in outbox.SINGLE_ATTEMPT:
+            return outbox.Tried(claim, attempt, claim.counted, DeliveryState.DEAD, None, now, reason)
+        return outbox.Tried(claim, attempt, claim.counted, DeliveryState.HELD, now, None, f"held: {reason}")
 
     async def _record(self, tried: Sequence[outbox.Tried]) -> Sequence[None]:
         await self._db.persist(outbox.record, tried)

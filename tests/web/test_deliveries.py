@@ -7,10 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from relay import signing
 from relay.channels.base import KEPT_ANSWER, MAX_ANSWER
-from tests.support.parties import Answer, Post, Receiver, Upstream, done, until
+from relay.store import schema
+from tests.support.parties import Answer, Post, Receiver, Upstream, done, says, until
 from tests.web.callers import TIME, Caller, caller, pointers, problem
 
 pytestmark = pytest.mark.anyio
@@ -190,6 +192,28 @@ async def test_the_outbox_in_pages_and_filtered(
         ("task_id=x", "/task_id"),
     ):
         assert pointers(await relay.http.get(f"/v1/deliveries?{wrong}")) == [pointer]
+
+
+async def test_progress_for_an_unwell_place_is_dead_at_once_and_the_end_is_held(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    """Sent behind the end it would be worse than unsaid."""
+    target = {"type": "webhook", "url": f"{receiver.url}/{name}", "events": ["task.progress", "task.completed"]}
+    watch = await relay.register(name, target)
+    place = sa.select(schema.targets.c.place).where(schema.targets.c.watch_id == watch["id"]).scalar_subquery()
+    unwell = {"since": 0, "exhausted": 3, "probe_at": round(time.time() * 1000) + 3_600_000}
+    await relay.relay.db.run(lambda tx: tx.execute(sa.insert(schema.ailments).values(place=place, **unwell)))
+    upstream.scripts[name] = [says("processing", progress=40), done()]
+    (end,) = await until(lambda: relay.deliveries(watch_id=watch["id"], state="held"))
+    (progress,) = await until(lambda: relay.deliveries(watch_id=watch["id"], state="dead"))
+    assert (end["event"], progress["event"]) == ("task.completed", "task.progress")
+    assert end["reason"].removeprefix("held: ") == progress["reason"]
+    assert "failing for long" in progress["reason"]
+    assert TIME.fullmatch(progress["settled_at"])
+    assert await retry(relay, state="held") == 1
+    (delivered,) = await until(lambda: relay.deliveries(watch_id=watch["id"], state="delivered"))
+    assert delivered["id"] == end["id"]
+    assert [post.event["type"] for post in receiver.to(f"/{name}")] == ["task.completed"]
 
 
 # Replays

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from relay.errors import StoreUnavailable
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -30,7 +32,11 @@ class Group(Generic[T, R]):
         self._task: asyncio.Task[None] | None = None
 
     def put(self, item: T) -> asyncio.Future[R]:
-        """The answer to `item`, once committed; an exception of `commit` comes to everybody who shared it."""
+        """The answer to `item`, once committed, or the exception that `commit` raised for it.
+
+        An outage comes to everybody who shared the commit. Any other exception may be the fault of one item: each is
+        then committed by itself.
+        """
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._task is None:
@@ -42,14 +48,21 @@ class Group(Generic[T, R]):
             if len(self._waiting) < self._most:
                 await asyncio.sleep(self._gather)
             batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-            try:
-                answers = await self._commit([item for item, _ in batch])
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+            await self._settle(batch)
         self._task = None
+
+    async def _settle(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
+        try:
+            answers = await self._commit([item for item, _ in batch])
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, StoreUnavailable):
+                for one in batch:
+                    await self._settle([one])
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from relay.errors import Conflict
 from relay.ids import derived_id
 from relay.model import Attempt, DeliveryState, Outcome, Verdict
 from relay.store import Database, health, invariant, migrate, outbox, polling, processes, replay, watches
+from relay.store.group import Group
 from relay.store.schema import ailments, answers, attempts, deliveries, events
 from relay.store.schema import watches as watch_rows
 from tests.support import rows
@@ -213,6 +217,29 @@ def test_a_late_record_changes_nothing(db: Database) -> None:
     db.run_here(outbox.record, [tried(mine, DeliveryState.DELIVERED)])
     assert (rows.states(db), count(db, attempts)) == (["delivered"], 1)
     assert sound(db)
+
+
+@pytest.mark.anyio
+async def test_what_no_database_can_hold_fails_alone_of_those_that_share_its_commit(db: Database) -> None:
+    app = rows.app(db)
+    for n in range(3):
+        rows.watch(db, app, f"task-{n}")
+    db.run_here(polling.save, [rows.ended(one) for one in rows.claim(db)])
+    good, bad, other = (tried(one, DeliveryState.DELIVERED) for one in claim_deliveries(db))
+    assert bad.attempt is not None
+    bad = replace(bad, attempt=replace(bad.attempt, latency_ms=2**70))
+    sizes = []
+
+    async def commit(together: Sequence[outbox.Tried]) -> Sequence[None]:
+        sizes.append(len(together))
+        await db.persist(outbox.record, together)
+        return [None] * len(together)
+
+    records = Group(commit, gather=0.0, most=200)
+    answers = await asyncio.gather(*(records.put(one) for one in (good, bad, other)), return_exceptions=True)
+    assert sizes == [3, 1, 1, 1]
+    assert [answer is None for answer in answers] == [True, False, True]
+    assert sorted(rows.states(db)) == ["delivered", "delivered", "pending"]
 
 
 def test_first_attempts_go_ahead_of_retries(db: Database) -> None:

@@ -311,3 +311,43 @@ def _attempt_row(delivery_id: str, attempt: Attempt) -> dict[str, Any]:
         "answer": outcome.answer,
         "truncated": outcome.truncated,
     }
+
+
+# Sending again
+
+
+def resend(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis) -> int:
+    """Makes deliveries due now. Ended targets are open again and unwell places count as well: somebody asked for it.
+
+    They are locked first, in the order in which everybody locks them: none is claimed between the look and the change.
+
+    Returns:
+        How many.
+    """
+    c = deliveries.c
+    query = sa.select(c.id, c.target_id, c.place).where(chosen).order_by(c.id).limit(BATCH).with_for_update()
+    again = {"state": DeliveryState.PENDING, "reason": None, "counted": 0, "next_attempt_at": now, "lease": None}
+    replayed, last, places = 0, "", set[str]()
+    while rows := list(tx.execute(query.where(c.id > last))):
+        of_targets = {row.target_id for row in rows}
+        tx.execute(sa.update(targets).where(targets.c.id.in_(of_targets)).values(ended_at=None, ended_why=None))
+        ids = [row.id for row in rows]
+        tx.execute(sa.update(deliveries).where(c.id.in_(ids)).values(settled_at=None, **again))
+        places.update(row.place for row in rows)
+        replayed, last = replayed + len(rows), ids[-1]
+    some = sorted(places)
+    for start in range(0, len(some), BATCH):
+        health.heal(tx, some[start : start + BATCH], now)
+    if replayed:
+        announce(tx, DELIVER)
+    return replayed
+
+
+def reopen(tx: sa.Connection, target_ids: Sequence[str], now: Millis) -> None:
+    """Somebody asks for these targets anew: none has ended, and what is dead of the end is sent again."""
+    c, t = deliveries.c, targets.c
+    for start in range(0, len(target_ids), BATCH):
+        some = target_ids[start : start + BATCH]
+        resend(tx, sa.and_(c.target_id.in_(some), c.event_key == END, c.state == DeliveryState.DEAD), now)
+        ended = sa.and_(t.id.in_(some), t.ended_at.is_not(None))
+        tx.execute(sa.update(targets).where(ended).values(ended_at=None, ended_why=None))

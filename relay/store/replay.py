@@ -10,9 +10,8 @@ import sqlalchemy as sa
 
 from relay.errors import Conflict, NotFound
 from relay.model import DeliveryState, Millis
-from relay.store import health, messages
-from relay.store.notify import DELIVER, announce
-from relay.store.outbox import BATCH, END, SINGLE_ATTEMPT
+from relay.store import messages
+from relay.store.outbox import END, SINGLE_ATTEMPT, resend
 from relay.store.schema import AnyRow, attempts, deliveries, targets
 from relay.store.watches import make_sure_of
 
@@ -73,7 +72,7 @@ def retry(tx: sa.Connection, app_id: str, delivery_id: str, now: Millis) -> Foun
     """
     c = deliveries.c
     nobodys = sa.or_(c.lease.is_(None), c.next_attempt_at <= now)
-    if not _replay(tx, sa.and_(c.id == delivery_id, c.app_id == app_id, nobodys), now):
+    if not resend(tx, sa.and_(c.id == delivery_id, c.app_id == app_id, nobodys), now):
         read(tx, app_id, delivery_id)
         raise Conflict("this delivery is being sent at this moment; look at its attempts in a few seconds")
     return read(tx, app_id, delivery_id)
@@ -102,7 +101,7 @@ def retry_many(
     ):
         if condition is not None:
             chosen = sa.and_(chosen, condition)
-    return _replay(tx, chosen, now)
+    return resend(tx, chosen, now)
 
 
 def send_again(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said: str) -> int:
@@ -121,31 +120,7 @@ def send_again(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said:
     make_sure_of(tx, app_id, watch_id)
     hooks = sa.select(t.id).where(t.watch_id == watch_id, t.type == "webhook")
     dead = sa.and_(c.watch_id == watch_id, c.event_key == END, c.state == DeliveryState.DEAD, c.target_id.in_(hooks))
-    replayed = _replay(tx, dead, now)
+    replayed = resend(tx, dead, now)
     if replayed:
         messages.changed(tx, [watch_id], now, at_once=True, said=said)
-    return replayed
-
-
-def _replay(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis) -> int:
-    """Makes deliveries due now. Ended targets are open again and unwell places count as well: somebody asked for it.
-
-    They are locked first, in the order in which everybody locks them: none is claimed between the look and the change.
-    """
-    c = deliveries.c
-    query = sa.select(c.id, c.target_id, c.place).where(chosen).order_by(c.id).limit(BATCH).with_for_update()
-    again = {"state": DeliveryState.PENDING, "reason": None, "counted": 0, "next_attempt_at": now, "lease": None}
-    replayed, last, places = 0, "", set[str]()
-    while rows := list(tx.execute(query.where(c.id > last))):
-        of_targets = {row.target_id for row in rows}
-        tx.execute(sa.update(targets).where(targets.c.id.in_(of_targets)).values(ended_at=None, ended_why=None))
-        ids = [row.id for row in rows]
-        tx.execute(sa.update(deliveries).where(c.id.in_(ids)).values(settled_at=None, **again))
-        places.update(row.place for row in rows)
-        replayed, last = replayed + len(rows), ids[-1]
-    some = sorted(places)
-    for start in range(0, len(some), BATCH):
-        health.heal(tx, some[start : start + BATCH], now)
-    if replayed:
-        announce(tx, DELIVER)
     return replayed

@@ -14,11 +14,14 @@ from relay.ids import new_id
 from relay.model import DeliveryState, EventType, Millis, State
 from relay.store import messages
 from relay.store.notify import POLL, announce, announce_changes
-from relay.store.outbox import END, tell_late
+from relay.store.outbox import END, reopen, tell_late
 from relay.store.schema import AnyRow, changes, deliveries, targets, watches
 
 MAX_TARGETS = 100
 """Targets that one watch may have."""
+
+OF_END = sa.and_(deliveries.c.target_id == targets.c.id, deliveries.c.event_key == END)
+"""How a target and the delivery of the end to it belong together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +91,16 @@ Key = tuple[str, str, str]
 def register(tx: sa.Connection, wanted: Sequence[Registration], now: Millis) -> list[Registered | RelayError]:
     """Registers all of `wanted`, or finds what is there and adds the new targets, one answer each and in order.
 
-    New targets of a task that has already ended are told at once. A registration that would give a watch too many
-    targets is refused alone.
+    New targets of a task that has already ended are told at once, and one that would hear nothing more is open again.
+    A registration that would give a watch too many targets is refused alone.
     """
     keys: list[Key] = [(one.app_id, one.provider, one.task_id) for one in wanted]
     present = _present(tx, keys)
     ids = {key: watch_id for key, (watch_id, _) in present.items()}
     ended = {watch_id for watch_id, state in present.values() if state != State.WATCHING}
-    held = _fingerprints(tx, list(ids.values()))
+    held, deaf = _targets_of(tx, list(ids.values()))
     new_watches, new_targets, new_keys = [], [], []
+    reopened: dict[str, str] = {}
     answer: list[tuple[str, bool] | RelayError] = []
     for key, one in zip(keys, wanted, strict=True):
         watch_id, created = ids.get(key), False
@@ -113,6 +117,8 @@ def register(tx: sa.Connection, wanted: Sequence[Registration], now: Millis) -> 
         elif one.upstream_key is not None:
             new_keys.append({"watch_id": watch_id, "sealed": one.upstream_key})
         held[watch_id].update(added)
+        again = [deaf[watch_id, t.fingerprint] for t in one.targets if (watch_id, t.fingerprint) in deaf]
+        reopened |= dict.fromkeys(again, watch_id)
         new_targets += [(watch_id, target) for target in added.values()]
         answer.append((watch_id, created))
 
@@ -128,7 +134,8 @@ def register(tx: sa.Connection, wanted: Sequence[Registration], now: Millis) -> 
             tx.execute(sa.update(watches).where(watches.c.id.in_(wanting)).values(wants_progress=True))
         messages.begin(tx, [(one.id, watch_id, one.place) for watch_id, one in new_targets if one.living], now)
         tell_late(tx, [target.id for watch_id, target in new_targets if watch_id in ended], now)
-    announce_changes(tx, sorted({watch_id for watch_id, _ in new_targets}))
+    reopen(tx, sorted(reopened), now)
+    announce_changes(tx, sorted({watch_id for watch_id, _ in new_targets} | {*reopened.values()}))
     if new_watches:
         announce(tx, POLL, (min(one["next_poll_at"] for one in new_watches) - now) / 1000)
     found = {one.row.id: one for one in _found(tx, [a[0] for a in answer if isinstance(a, tuple)])}
@@ -153,13 +160,20 @@ def _present(tx: sa.Connection, keys: Sequence[Key]) -> dict[Key, tuple[str, str
     return present
 
 
-def _fingerprints(tx: sa.Connection, ids: Sequence[str]) -> defaultdict[str, set[bytes]]:
-    held: defaultdict[str, set[bytes]] = defaultdict(set)
+def _targets_of(
+    tx: sa.Connection, ids: Sequence[str]
+) -> tuple[defaultdict[str, set[bytes]], dict[tuple[str, bytes], str]]:
+    """The fingerprints of each watch's targets, and the ids of those targets that would not be told its end."""
+    held, deaf = defaultdict[str, set[bytes]](set), dict[tuple[str, bytes], str]()
     if ids:
-        query = sa.select(targets.c.watch_id, targets.c.fingerprint).where(targets.c.watch_id.in_(ids))
-        for row in tx.execute(query):
-            held[row.watch_id].add(bytes(row.fingerprint))
-    return held
+        t = targets.c
+        query = sa.select(t.id, t.watch_id, t.fingerprint, t.ended_at, deliveries.c.state)
+        for row in tx.execute(query.join(deliveries, OF_END, isouter=True).where(t.watch_id.in_(ids))):
+            fingerprint = bytes(row.fingerprint)
+            held[row.watch_id].add(fingerprint)
+            if _telling(row) is DeliveryState.DEAD:
+                deaf[row.watch_id, fingerprint] = row.id
+    return held, deaf
 
 
 def _new_watch(watch_id: str, one: Registration, now: Millis) -> dict[str, Any]:
@@ -264,20 +278,23 @@ def _found(tx: sa.Connection, ids: Sequence[str]) -> list[Found]:
     if not ids:
         return []
     rows = {row.id: row for row in tx.execute(sa.select(watches).where(watches.c.id.in_(set(ids))))}
-    of_end = sa.and_(deliveries.c.target_id == targets.c.id, deliveries.c.event_key == END)
     query = (
         sa.select(targets, deliveries.c.state, deliveries.c.reason)
-        .join(deliveries, of_end, isouter=True)
+        .join(deliveries, OF_END, isouter=True)
         .where(targets.c.watch_id.in_(set(ids)))
         .order_by(targets.c.id)
     )
     of_watch: defaultdict[str, list[FoundTarget]] = defaultdict(list)
     for row in tx.execute(query):
-        state = row.state or (DeliveryState.DEAD if row.ended_at else DeliveryState.WAITING)
         events = tuple(row.events.split(","))
         reason = row.reason or row.ended_why
-        of_watch[row.watch_id].append(FoundTarget(row.id, row.type, row.address, events, DeliveryState(state), reason))
+        of_watch[row.watch_id].append(FoundTarget(row.id, row.type, row.address, events, _telling(row), reason))
     return [Found(rows[watch_id], tuple(of_watch[watch_id])) for watch_id in ids]
+
+
+def _telling(row: AnyRow) -> DeliveryState:
+    """How far the telling of the end has come for a target, `row.state` being that of the delivery, if there is one."""
+    return DeliveryState(row.state or (DeliveryState.DEAD if row.ended_at else DeliveryState.WAITING))
 
 
 def under_way(tx: sa.Connection, app_id: str) -> int:

@@ -123,8 +123,10 @@ def paths() -> Json:
                 "Watch a task",
                 "Registers a task and where to tell its end. A 2xx is a promise, made after the commit, that every "
                 "target will hear it. The same task registered again by the same app is the same watch: new targets "
-                "are added (told at once if the task has already ended), an `upstream_key` replaces the one before, "
-                "and `metadata` and the deadline stay as they are. A watch that was stopped makes room for a new one.",
+                "are added (told at once if the task has already ended), one whose `delivery` is `dead` is open again "
+                "(sent again now if the task has ended, under the same `webhook-id`), an `upstream_key` replaces the "
+                "one before, and `metadata` and the deadline stay as they are. A watch that was stopped makes room for "
+                "a new one.",
                 {
                     "201": _answer("A new watch.", "WatchOut", "Location") | _links("/id", "readWatch", "stopWatch"),
                     "200": _answer("The watch that was there, with the new targets added.", "WatchOut"),

@@ -444,11 +444,12 @@ def test_a_replay_that_meets_a_claim_waits_for_it_and_is_refused(db: Database, d
     assert rows.states(db) == ["delivered"]
 
 
-def test_as_many_can_be_told_late_and_replayed_as_there_are(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_can_be_told_late_reopened_and_replayed_as_there_are(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than one statement may name: a batch of watches has up to 100,000 targets."""
     db.run_here(outbox.tell_late, [f"tgt_{number}" for number in range(70_000)], NOW)
     monkeypatch.setattr(outbox, "BATCH", 3)
-    monkeypatch.setattr(replay, "BATCH", 3)
     app = rows.app(db)
     for number in range(10):
         rows.watch(db, app, f"task-{number}", rows.target(f"place-{number}"))
@@ -459,7 +460,9 @@ def test_as_many_can_be_told_late_and_replayed_as_there_are(db: Database, monkey
     dead = [tried(one, DeliveryState.DEAD, exhausted=True) for one in claim_deliveries(db)]
     db.run_here(outbox.record, dead)
     assert rows.states(db) == ["dead"] * 17
-    assert db.run_here(replay.retry_many, app, NOW) == 17
+    rows.watch(db, app, "task-0", *late)
+    assert sorted(rows.states(db)) == ["dead"] * 10 + ["pending"] * 7
+    assert db.run_here(replay.retry_many, app, NOW) == 10
     assert rows.states(db) == ["pending"] * 17
     assert db.run_here(replay.retry_many, app, NOW, DeliveryState.PENDING) == 17
     assert len(claim_deliveries(db)) == 17

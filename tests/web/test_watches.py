@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from relay.store import Database, schema
 from tests.support.deployment import deployment, environment
-from tests.support.parties import Receiver, Upstream, done, says, until
+from tests.support.parties import Answer, Receiver, Upstream, done, says, until
 from tests.web.callers import TIME, Caller, caller, pointers, problem, problem_item
 
 pytestmark = pytest.mark.anyio
@@ -216,6 +216,54 @@ async def test_late_targets_of_an_ended_task_are_told_at_once(
     assert [p.webhook_id for p in posts] == [post.webhook_id] * 2
     assert len(await relay.deliveries(**of_watch)) == 2
     assert len(upstream.asked[name]) == polls
+
+
+async def test_a_target_that_is_dead_and_registered_again_is_told_after_all(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    """A 2xx is a promise that every target will hear the end."""
+    receiver.scripts[f"/{name}/gone"] = [Answer(status=410), Answer()]
+    receiver.scripts[f"/{name}/broken"] = lambda number: Answer(status=500 if number < 4 else 200)
+    upstream.scripts[name] = done()
+    gone, broken, well = (webhook(f"{receiver.url}/{name}/{leaf}") for leaf in ("gone", "broken", "well"))
+    watch = await relay.register(name, gone, broken, well)
+
+    async def told(*expected: str) -> bool:
+        return [t["delivery"] for t in (await relay.watch(watch["id"]))["targets"]] == list(expected)
+
+    await until(lambda: told("dead", "dead", "delivered"))
+    again = await relay.post("/v1/watches", wanted(name, gone, gone, well))
+    assert (again.status_code, again.json()["id"]) == (200, watch["id"])
+    assert [(t["delivery"], t["reason"]) for t in again.json()["targets"]][::2] == [
+        ("pending", None),
+        ("delivered", None),
+    ]
+    await until(lambda: told("delivered", "dead", "delivered"))
+    batch = await relay.post("/v1/watches/batch", {"watches": [wanted(name, broken), wanted(name, well)]})
+    assert [item["status"] for item in batch.json()["data"]] == [200, 200]
+    await until(lambda: told("delivered", "delivered", "delivered"))
+    for leaf, count in (("gone", 2), ("broken", 5), ("well", 1)):
+        posts = receiver.to(f"/{name}/{leaf}")
+        assert (len(posts), len({post.webhook_id for post in posts})) == (count, 1), leaf
+
+
+async def test_a_target_that_ended_before_its_task_and_is_registered_again_is_told_the_end(
+    relay: Caller, upstream: Upstream, receiver: Receiver, name: str
+) -> None:
+    receiver.scripts[f"/{name}"] = [Answer(status=410), Answer()]
+    upstream.scripts[name] = says("processing", progress=40)
+    target = webhook(f"{receiver.url}/{name}", events=["task.progress", "task.completed"])
+    watch = await relay.register(name, target)
+
+    async def ended() -> bool:
+        return (await relay.watch(watch["id"]))["targets"][0]["delivery"] == "dead"
+
+    await until(ended)
+    again = await relay.register(name, target)
+    assert (again["targets"][0]["delivery"], again["targets"][0]["reason"]) == ("waiting", None)
+    upstream.scripts[name] = done()
+    posts = await receiver.wait_for(2, f"/{name}")
+    assert [post.event["type"] for post in posts] == ["task.progress", "task.completed"]
 
 
 # Stopping

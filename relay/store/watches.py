@@ -44,7 +44,11 @@ class NewTarget:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What an app asks for; `upstream_key` is sealed, `metadata` is JSON."""
+    """What an app asks for; `upstream_key` is sealed, `metadata` is JSON.
+
+    Attributes:
+        no_room: why it may not begin a new watch, if so; one that is there it may still add to.
+    """
 
     app_id: str
     provider: str
@@ -55,6 +59,7 @@ class Registration:
     first_poll_at: Millis
     expires_at: Millis
     traceparent: str | None = None
+    no_room: RelayError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ def register(tx: sa.Connection, wanted: Sequence[Registration], now: Millis) -> 
     """Registers all of `wanted`, or finds what is there and adds the new targets, one answer each and in order.
 
     New targets of a task that has already ended are told at once, and one that would hear nothing more is open again.
-    A registration that would give a watch too many targets is refused alone.
+    A registration that would give a watch too many targets, or an app too many watches, is refused alone.
     """
     keys: list[Key] = [(one.app_id, one.provider, one.task_id) for one in wanted]
     present = _present(tx, keys)
@@ -105,6 +110,9 @@ def register(tx: sa.Connection, wanted: Sequence[Registration], now: Millis) -> 
     for key, one in zip(keys, wanted, strict=True):
         watch_id, created = ids.get(key), False
         if watch_id is None:
+            if one.no_room is not None:
+                answer.append(one.no_room)
+                continue
             watch_id, created = new_id("wch"), True
         added = {t.fingerprint: t for t in one.targets if t.fingerprint not in held[watch_id]}
         if len(held[watch_id]) + len(added) > MAX_TARGETS:

@@ -61,7 +61,6 @@ class Api:
 
     async def register(self, request: Request, app: apps.App) -> Response:
         """`POST /v1/watches`"""
-        await self._make_sure_of_room(app)
         wanted = parse(WatchIn, await read_json(request))
         with self._context.tracing.span("register", "server", request.headers.get("traceparent")) as span:
             outcome = await self._add(app, wanted, span.traceparent)
@@ -77,11 +76,11 @@ class Api:
         Raises:
             RelayError: what the API would answer.
         """
-        await self._make_sure_of_room(app)
         return await self._add(app, wanted, None)
 
     async def _add(self, app: apps.App, wanted: WatchIn, traceparent: str | None) -> watches.Registered:
-        (outcome,) = await self._registrations.put([await self._registration(app, wanted, traceparent)])
+        registration = await self._registration(app, wanted, traceparent, await self._no_room(app))
+        (outcome,) = await self._registrations.put([registration])
         if isinstance(outcome, RelayError):
             raise outcome
         if outcome.created:
@@ -90,10 +89,10 @@ class Api:
 
     async def register_batch(self, request: Request, app: apps.App) -> Response:
         """`POST /v1/watches/batch`"""
-        await self._make_sure_of_room(app)
         wanted = parse(BatchIn, await read_json(request, MAX_BATCH_BODY)).watches
         with self._context.tracing.span("register", "server", request.headers.get("traceparent")) as span:
-            judged = await asyncio.gather(*(self._judged(app, one, span.traceparent) for one in wanted))
+            no_room = await self._no_room(app)
+            judged = await asyncio.gather(*(self._judged(app, one, span.traceparent, no_room) for one in wanted))
             good = [one for one in judged if isinstance(one, watches.Registration)]
             outcomes = iter(await self._batches.put(good) if good else ())
             span.note({"request_id": request_id_of(request), "watches": len(good)})
@@ -108,23 +107,28 @@ class Api:
         log.info("registered", watches=sum(item["status"] == 201 for item in data))
         return JsonResponse(BatchOut(data=data))
 
-    async def _make_sure_of_room(self, app: apps.App) -> None:
-        """Refuses an app that has as many watches under way as it may; counted anew every few seconds."""
+    async def _no_room(self, app: apps.App) -> TooManyWatches | None:
+        """The refusal for an app that has as many watches under way as it may; counted anew every few seconds."""
         most, now = self._context.settings.max_watches, time.monotonic()
         counted_at, count = self._under_way.get(app.id, (0.0, 0))
         if now - counted_at > COUNT_EVERY:
             count = await self._context.db.read(watches.under_way, app.id)
             self._under_way[app.id] = (now, count)
-        if count >= most:
-            raise TooManyWatches(f"an app may have {most} watches under way", retry_after=COUNT_EVERY)
+        if count < most:
+            return None
+        return TooManyWatches(f"an app may have {most} watches under way", retry_after=COUNT_EVERY)
 
-    async def _judged(self, app: apps.App, item: Any, traceparent: str | None) -> watches.Registration | RelayError:
+    async def _judged(
+        self, app: apps.App, item: Any, traceparent: str | None, no_room: TooManyWatches | None
+    ) -> watches.Registration | RelayError:
         try:
-            return await self._registration(app, parse(WatchIn, item), traceparent)
+            return await self._registration(app, parse(WatchIn, item), traceparent, no_room)
         except RelayError as error:
             return error
 
-    async def _registration(self, app: apps.App, wanted: WatchIn, traceparent: str | None) -> watches.Registration:
+    async def _registration(
+        self, app: apps.App, wanted: WatchIn, traceparent: str | None, no_room: TooManyWatches | None
+    ) -> watches.Registration:
         """A request, judged by what this deployment knows and allows."""
         context, settings = self._context, self._context.settings
         name = settings.provider if wanted.provider is None else wanted.provider
@@ -155,6 +159,7 @@ class Api:
             first_poll(settings.poll_interval or provider.definition.cadence, now, random.random()),  # noqa: S311
             now + round((wanted.expires_in or settings.expires_in) * 1000),
             traceparent,
+            no_room,
         )
 
     async def _commit(self, groups: Sequence[Sequence[watches.Registration]]) -> Sequence[Sequence[Outcome]]:

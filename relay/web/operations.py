@@ -155,7 +155,7 @@ def paths() -> Json:
                 "registerWatches",
                 "Watch many tasks",
                 "Up to 1,000 registrations in one transaction. Each is judged by itself and answered in order; good "
-                "ones are kept although others are refused.",
+                "ones are kept although others are refused, such as a watch too many (429).",
                 {"200": _answer("One item per registration, in order.", "BatchOut")},
                 _BODY,
                 body=ref("BatchIn"),

@@ -447,10 +447,17 @@ async def test_an_app_has_so_many_watches_under_way_and_no_more(
     async with running(tmp_path, RELAY_MAX_WATCHES="3") as relay:
         found = [await relay.register(f"sandbox:never#{number}", HOOK) for number in range(3)]
         body = {"task_id": "sandbox:never#4", "targets": [HOOK]}
-        for path, sent in (("/v1/watches", body), ("/v1/watches/batch", {"watches": [body]})):
-            response = await relay.http.post(path, json=sent)
-            assert (response.status_code, response.json()["code"]) == (429, "too_many_watches")
-            assert int(response.headers["retry-after"]) >= 1
+        response = await relay.http.post("/v1/watches", json=body)
+        assert (response.status_code, response.json()["code"]) == (429, "too_many_watches")
+        assert int(response.headers["retry-after"]) >= 1
+        same = {"task_id": "sandbox:never#0", "targets": [HOOK]}
+        more = {"task_id": "sandbox:never#0", "targets": [{**HOOK, "url": f"{HOOK['url']}/2"}]}
+        again = await relay.http.post("/v1/watches", json=same)
+        assert (again.status_code, again.json()["id"]) == (200, found[0]["id"])
+        batch = await relay.http.post("/v1/watches/batch", json={"watches": [same, body, more, body]})
+        assert [item["status"] for item in batch.json()["data"]] == [200, 429, 200, 429]
+        assert batch.json()["data"][1]["error"]["code"] == "too_many_watches"
+        assert len(batch.json()["data"][2]["watch"]["targets"]) == 2
         async with caller(relay) as other:
             await other.register("sandbox:never", HOOK)
         monkeypatch.setattr("relay.web.api.COUNT_EVERY", 0.1)

@@ -89,6 +89,9 @@ def retry_many(
 ) -> int:
     """Sends again every delivery of an app in `state`, made between `since` and `until`, to `host`.
 
+    Args:
+        host: with a port, if only that one is meant.
+
     Returns:
         How many.
     """
@@ -97,7 +100,7 @@ def retry_many(
     for condition in (
         None if since is None else c.created_at >= since,
         None if until is None else c.created_at < until,
-        None if host is None else c.host == host,
+        None if host is None else sa.or_(c.host == host, c.host.startswith(f"{host}:", autoescape=True)),
     ):
         if condition is not None:
             chosen = sa.and_(chosen, condition)

@@ -227,4 +227,6 @@ class RetryIn(Request):
     host: (
         Annotated[str, Field(max_length=253, json_schema_extra={"pattern": PRINTABLE}), AfterValidator(_printable)]
         | None
-    ) = Field(None, description="Only those to this host.")
+    ) = Field(
+        None, description="Only those to this host; at any port, unless it is given with one (`app.example:8443`)."
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +21,9 @@ from relay.reading import Answer
 from relay.store import apps, polling
 from relay.web.context import Context
 from relay.web.params import invalid
+from relay.web.schemas import TaskId
+
+TASK_ID = TypeAdapter[str](TaskId)
 
 Asked = tuple[str, str | None, str]
 """Provider, key and task id."""
@@ -44,9 +48,7 @@ class Mirror:
 
     async def query(self, request: Request, app: apps.App) -> Response:
         """`GET /v1/video/query?id=`"""
-        context, task_id = self._context, request.query_params.get("id", "")
-        if not task_id or "\0" in task_id or len(task_id) > 512:
-            raise invalid("/id", "must be the id of a task, such as ?id=task_01k6x15vhrff09dkkqjrzwhm60")
+        context, task_id = self._context, _task_id(request)
         name, key, headers = context.settings.provider, None, {}
         known = await context.db.read(polling.last_answer, app.id, task_id, name)
         if known is not None:
@@ -95,3 +97,12 @@ class Mirror:
             done = loop.time()
             budget.done(lane, done - started, done, refused=refused, retry_after=None)
         return answer
+
+
+def _task_id(request: Request) -> str:
+    """The id that is asked about: one that could be registered, since it becomes part of the upstream's address."""
+    try:
+        return TASK_ID.validate_python(request.query_params.get("id", ""))
+    except ValidationError:
+        example = "such as ?id=task_01k6x15vhrff09dkkqjrzwhm60"
+        raise invalid("/id", f"must be the id of a task, {example}; no part of it is '.' or '..'") from None

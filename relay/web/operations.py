@@ -7,6 +7,7 @@ from typing import Any
 
 from relay.web.live import MAX_WAIT
 from relay.web.params import DEFAULT_LIMIT, MAX_LIMIT
+from relay.web.schemas import PRINTABLE
 
 Json = dict[str, Any]
 
@@ -308,7 +309,19 @@ def paths() -> Json:
                     "default": {"description": "An error of the upstream, as it came."},
                 },
                 (422, 502),
-                ({**_query("id", "The task's id.", type="string", minLength=1, maxLength=512), "required": True},),
+                (
+                    {
+                        **_query(
+                            "id",
+                            "The task's id; no part of it between slashes is '.' or '..'.",
+                            type="string",
+                            minLength=1,
+                            maxLength=512,
+                            pattern=PRINTABLE,
+                        ),
+                        "required": True,
+                    },
+                ),
             )
         },
         "/v1/providers": {

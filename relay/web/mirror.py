@@ -69,7 +69,8 @@ class Mirror:
         if answer.truncated:
             raise UpstreamUnavailable("the upstream's answer is larger than relay passes on")
         headers |= {"Age": "0", "content-type": "application/json"} | UNTRUSTED
-        headers |= {one: answer.headers[one] for one in PASSED_ON if one in answer.headers}
+        # What is not ASCII has no one meaning in a header, and would not go out.
+        headers |= {one: said for one in PASSED_ON if (said := answer.headers.get(one)) and said.isascii()}
         return Response(answer.body, answer.status, headers)
 
     async def _shared(self, provider: Provider, key: str | None, task_id: str) -> Answer:

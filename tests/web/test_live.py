@@ -16,6 +16,7 @@ import pytest
 
 from relay.store import watches
 from relay.web import live
+from tests.support import loopback
 from tests.support.deployment import deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
 from tests.web.callers import Caller, caller, pointers, problem
@@ -346,6 +347,17 @@ async def test_an_upstreams_error_comes_as_it_is(api: Caller, upstream: Upstream
         assert answer.headers["content-type"].startswith(headers["Content-Type"])
         assert answer.headers.get("retry-after") == headers.get("Retry-After")
         assert not {"set-cookie", "x-secret"} & set(answer.headers)
+
+
+async def test_an_upstreams_header_that_is_not_ascii_is_not_passed_on(new_database: NewDatabase) -> None:
+    head = "HTTP/1.1 503 Busy\r\nContent-Type: text/\u0436\r\nRetry-After: \u0663\r\nContent-Length: 4\r\n\r\n"
+    async with loopback.serving(f"{head}busy".encode()) as server:
+        environ = environment(new_database(), UNIFIED_VIDEO_BASE_URL=server.url(""))
+        async with deployment(environ, working=False) as running:
+            answer = await running.http.get("/v1/video/query", params={"id": "x"})
+    assert (answer.status_code, answer.content) == (503, b"busy")
+    assert answer.headers["content-type"] == "application/json"
+    assert "retry-after" not in answer.headers
 
 
 async def test_an_app_asks_with_its_own_key_and_hears_nothing_of_anothers_watch(

@@ -190,7 +190,7 @@ class Provider:
         if not _fits_in_a_header(key):
             return not_answered("unauthorized", UNUSABLE_KEY)
         try:
-            return self._reader.read(await self._exchange(task_id, key), now)
+            return self.read(await self._exchange(task_id, key), now)
         except httpx.HTTPError as error:
             what = failure_class(error)
             return not_answered(what, f"no answer from {self.host}: {str(error) or what}")
@@ -206,6 +206,10 @@ class Provider:
         if not _fits_in_a_header(key):
             raise ConfigError(UNUSABLE_KEY)
         return await self._exchange(task_id, key)
+
+    def read(self, answer: Answer, now: Millis) -> Reading:
+        """What an answer of `ask` says."""
+        return self._reader.read(answer, now)
 
     async def _exchange(self, task_id: str, key: str | None) -> Answer:
         response = await self._transport.handle_async_request(self._request(task_id, key))

@@ -7,6 +7,7 @@ for through the rate budget, and those who ask for the same one at the same time
 from __future__ import annotations
 
 import asyncio
+import time
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.errors import ConfigError, TooManyRequests, UpstreamUnavailable
+from relay.model import Kind, Reading
 from relay.outbound import failure_class
 from relay.poller import key_owner
 from relay.provider import Provider
@@ -83,20 +85,19 @@ class Mirror:
         return await asyncio.shield(task)
 
     async def _ask(self, provider: Provider, key: str | None, task_id: str) -> Answer:
-        budget, loop = self._context.budget, asyncio.get_running_loop()
-        lane = provider.lane(key)
-        if wait := await budget.enter(lane, provider.definition.budget):
+        context, lane = self._context, provider.lane(key)
+        if wait := await context.budget.enter(lane, provider.definition.budget):
             raise TooManyRequests(f"{provider.host} is asked as often as it may be", retry_after=wait)
-        started, refused = loop.time(), False
+        started, reading = time.monotonic(), Reading(Kind.NOT_ANSWERED)
         try:
             answer = await provider.ask(task_id, key)
-            refused = answer.status == 429
+            reading = provider.read(answer, context.clock())
         except (httpx.HTTPError, ConfigError) as error:
             what = error.detail if isinstance(error, ConfigError) else failure_class(error)
             raise UpstreamUnavailable(f"no answer from {provider.host}: {what}") from None
         finally:
-            done = loop.time()
-            budget.done(lane, done - started, done, refused=refused, retry_after=None)
+            done = time.monotonic()
+            context.budget.done(lane, done - started, done, refused=reading.limited, retry_after=reading.retry_after)
         return answer
 
 

@@ -349,6 +349,19 @@ async def test_an_upstreams_error_comes_as_it_is(api: Caller, upstream: Upstream
         assert not {"set-cookie", "x-secret"} & set(answer.headers)
 
 
+@pytest.mark.parametrize("refusal", [(429, b""), (403, b'{"error": {"code": "insufficient_quota"}}')])
+async def test_an_upstream_that_refuses_the_mirror_pauses_the_lane_for_as_long_as_it_asks(
+    new_database: NewDatabase, upstream: Upstream, name: str, refusal: tuple[int, bytes]
+) -> None:
+    status, body = refusal
+    upstream.scripts[name] = Answer(body, status, {"Retry-After": "100"})
+    async with deployment(environment(new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url), working=False) as running:
+        answers = [await running.http.get("/v1/video/query", params={"id": name}) for _ in range(4)]
+    assert [one.status_code for one in answers] == [status, status, status, 429]
+    assert len(upstream.asked[name]) == 3
+    assert 90 < int(answers[3].headers["retry-after"]) <= 101
+
+
 async def test_an_upstreams_header_that_is_not_ascii_is_not_passed_on(new_database: NewDatabase) -> None:
     head = "HTTP/1.1 503 Busy\r\nContent-Type: text/\u0436\r\nRetry-After: \u0663\r\nContent-Length: 4\r\n\r\n"
     async with loopback.serving(f"{head}busy".encode()) as server:

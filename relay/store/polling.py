@@ -262,8 +262,9 @@ class LastAnswer:
 def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> LastAnswer | None:
     """The last answer about a task, if the app watches it: as one of `provider`, else of any."""
     c = watches.c
+    polled = c.last_poll_at, c.misses, c.unknowns
     query = (
-        sa.select(c.id, c.provider, c.upstream_key, c.state, c.misses, c.last_poll_at, answers.c.body, answers.c.at)
+        sa.select(c.id, c.provider, c.upstream_key, c.state, *polled, answers.c.body, answers.c.at)
         .join(answers, answers.c.watch_id == c.id, isouter=True)
         .where(c.app_id == app_id, c.task_id == task_id)
         .order_by(sa.case((c.provider == provider, 0), else_=1), c.id.desc())
@@ -272,8 +273,9 @@ def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> 
     row = tx.execute(query).first()
     if row is None:
         return None
-    # An answer is stored when it differs: it was given again whenever the last poll brought one at all.
-    at = row.last_poll_at if row.misses == 0 and row.last_poll_at else row.at or 0
+    # An answer is stored when it differs: it was given again if the last poll brought one about the task.
+    again = row.last_poll_at and row.misses == row.unknowns == 0
+    at = row.last_poll_at if again else row.at or 0
     holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED)
     return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, holds)
 

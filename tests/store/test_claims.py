@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from relay.errors import Conflict
 from relay.ids import derived_id
-from relay.model import Attempt, DeliveryState, Outcome, Verdict
+from relay.model import Attempt, Caution, DeliveryState, Kind, Outcome, Reading, Verdict, transition
 from relay.store import Database, health, invariant, migrate, outbox, polling, processes, replay, watches
 from relay.store.group import Group
 from relay.store.schema import ailments, answers, attempts, deliveries, events
@@ -98,6 +98,22 @@ def test_a_watch_that_was_stopped_while_it_was_asked_stays_stopped(db: Database)
     assert db.run_here(polling.save, [rows.ended(one)]) == 0
     assert db.run_here(watches.read, app, watch_id).row.state == "cancelled"
     assert sound(db)
+
+
+def test_an_answer_was_last_given_by_the_last_poll_that_brought_one_about_the_task(db: Database) -> None:
+    app = rows.app(db)
+    rows.watch(db, app, "task")
+    given = []
+    for number, kind in enumerate((Kind.PENDING, Kind.PENDING, Kind.UNKNOWN_TASK, Kind.NOT_ANSWERED, Kind.PENDING)):
+        at = NOW + number * 1000
+        (one,) = rows.claim(db, at)
+        after = transition(one.watch, Reading(kind), at, Caution())
+        saved = polling.Polled(one, after, at, at + 1000, answer=None if number else b"{}", answer_hash=1)
+        db.run_here(polling.save, [saved])
+        known = db.run_here(polling.last_answer, app, "task", "p")
+        assert known is not None
+        given.append(known.at - NOW)
+    assert given == [0, 1000, 0, 0, 4000]
 
 
 def test_an_end_and_its_deliveries_are_one_transaction(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

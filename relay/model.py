@@ -108,7 +108,9 @@ class Reading:
         error: for a failure its reason; for an answer that tells nothing about the task, why it does not.
         retry_after: seconds that the upstream asked to be left alone.
         limited: the upstream refused because of how much is asked with this key, so the whole key must pause.
-        body: the answer as it came, when it was a JSON object; what events and the mirror repeat.
+        body: the answer as it came, when it was a JSON object about the task; what events and the mirror repeat.
+        aside: the same, when it tells nothing about the task; repeated where there is nothing better.
+        http_status: what `body` or `aside` came with.
     """
 
     kind: Kind
@@ -119,6 +121,8 @@ class Reading:
     retry_after: float | None = None
     limited: bool = False
     body: bytes | None = None
+    aside: bytes | None = None
+    http_status: int = 200
 
 
 @dataclass(frozen=True, slots=True)

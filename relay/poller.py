@@ -33,6 +33,7 @@ from relay.model import (
 from relay.provider import Provider
 from relay.store import Database, outbox, polling, traces
 from relay.store.group import Group
+from relay.store.schema import UNKNOWN
 from relay.sweep import Process, Sweep
 from relay.tracing import Tracing
 from relay.vault import Vault
@@ -131,7 +132,7 @@ class Poller(Sweep[polling.Claim]):
     ) -> polling.Polled:
         """What to save of a watch that has become `watch`, and what to tell."""
         now = self._clock()
-        answer_hash = claim.answer_hash if reading.body is None else crc32(reading.body)
+        answer, answer_hash = _to_keep(claim, reading)
         due, told = None, None
         if watch.ended_at is not None:
             upstream = reading.body or await self._db.persist(polling.answer, claim.id)
@@ -147,7 +148,8 @@ class Poller(Sweep[polling.Claim]):
             asked_at,
             due,
             estimated_end=estimated_end(watch, now),
-            answer=reading.body if answer_hash != claim.answer_hash else None,
+            answer=answer,
+            answer_status=reading.http_status,
             answer_hash=answer_hash,
             event=told,
             changed=says_new(claim.watch, watch),
@@ -190,6 +192,19 @@ class Poller(Sweep[polling.Claim]):
 def key_owner(app_id: str, provider: str, task_id: str) -> str:
     """For whom a watch's upstream key is sealed: the same before and after the watch has its row."""
     return f"upstream-key {app_id} {provider} {task_id}"
+
+
+def _to_keep(claim: polling.Claim, reading: Reading) -> tuple[bytes | None, int | None]:
+    """The answer if it is to be stored, and the hash of what is stored then.
+
+    What an upstream says of a task is not given up for its saying that it does not know the task.
+    """
+    if reading.body is not None:
+        answer_hash = crc32(reading.body)
+        return reading.body if answer_hash != claim.answer_hash else None, answer_hash
+    if reading.kind is Kind.UNKNOWN_TASK and reading.aside is not None and claim.answer_hash in (None, UNKNOWN):
+        return reading.aside, UNKNOWN
+    return None, claim.answer_hash
 
 
 def _event(claim: polling.Claim, watch: Watch, kind: EventType, key: str, at: Millis, upstream: bytes | None) -> Event:

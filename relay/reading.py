@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -174,6 +174,12 @@ class Reader:
     def read(self, answer: Answer, now: Millis) -> Reading:
         """What the answer says; `now` serves to understand a `Retry-After` that is a date."""
         document = _document(answer)
+        reading = self._reading(answer, document, now)
+        if document is None or reading.body is not None:
+            return reading
+        return replace(reading, aside=answer.body.removeprefix(BOM), http_status=answer.status)
+
+    def _reading(self, answer: Answer, document: dict[str, Any] | None, now: Millis) -> Reading:
         if 200 <= answer.status < 300:
             return self._success(answer, document)
         if 300 <= answer.status < 400:
@@ -196,13 +202,13 @@ class Reader:
         kind = self._kinds.get(status, Kind.PENDING)
         progress, body = _progress(self._read.progress.first(document)), answer.body.removeprefix(BOM)
         if kind is Kind.PENDING:
-            return Reading(kind, status, progress, body=body)
+            return Reading(kind, status, progress, body=body, http_status=answer.status)
         if kind is Kind.COMPLETED:
-            return Reading(kind, status, 1.0, result=self._result(document), body=body)
+            return Reading(kind, status, 1.0, result=self._result(document), body=body, http_status=answer.status)
         problem = self._problem(document, status, f"the upstream says '{status}' and no more")
         if kind is Kind.UNKNOWN_TASK:
-            problem = Problem(code="unknown_task", message=problem["message"])
-        return Reading(kind, status, progress, error=problem, body=body)
+            return Reading(kind, status, progress, error=Problem(code="unknown_task", message=problem["message"]))
+        return Reading(kind, status, progress, error=problem, body=body, http_status=answer.status)
 
     def _http_error(self, answer: Answer, document: dict[str, Any] | None, now: Millis) -> Reading:
         code, message = f"http_{answer.status}", f"the upstream answered HTTP {answer.status}"

@@ -528,7 +528,12 @@ async def test_a_private_address_that_is_not_allowed_is_a_reading() -> None:
         ),
         (
             ok({"code": "task_not_exist", "message": "gone"}, "400 Bad Request"),
-            Reading(Kind.UNKNOWN_TASK, error={"code": "unknown_task", "message": "gone"}),
+            Reading(
+                Kind.UNKNOWN_TASK,
+                error={"code": "unknown_task", "message": "gone"},
+                aside=b'{"code":"task_not_exist","message":"gone"}',
+                http_status=400,
+            ),
         ),
         (
             ok(b"<html>", "503 Busy", b"Retry-After: Thu, 09 Oct 2025 08:53:50 GMT\r\n"),

@@ -5,7 +5,7 @@ import re
 import time
 import tomllib
 import tracemalloc
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,9 +251,7 @@ def test_no_nul_comes_through() -> None:
         read(b"\0" * 100, 404),
     ]
     for reading in readings:
-        shown = asdict(reading)
-        shown.pop("body")
-        assert b"\\u0000" not in orjson.dumps(shown)
+        assert b"\\u0000" not in words(reading)
     assert readings[0].status == "completed"
     assert readings[2].status == "weirdstatus"
     assert readings[3].error == {"code": "ab", "message": "ab"}
@@ -349,6 +347,11 @@ def texts(value: Any) -> list[str]:
     return [value.replace("\0", "").strip().lower()] if isinstance(value, str) else []
 
 
+def words(reading: Reading) -> bytes:
+    """All that a reading says but the answer itself."""
+    return orjson.dumps(asdict(replace(reading, body=None, aside=None)))
+
+
 def check(reading: Reading, status: int, body: bytes) -> None:
     """That a reading is one of the closed set, and ends a task only with the upstream's own explicit word."""
     assert type(reading) is Reading
@@ -368,11 +371,12 @@ def check(reading: Reading, status: int, body: bytes) -> None:
         assert set(reading.error) == {"code", "message"}
         assert 0 < len(reading.error["code"]) <= MAX_STATUS
         assert 0 < len(reading.error["message"]) <= MAX_TEXT
-    if reading.body is not None:
-        assert isinstance(orjson.loads(reading.body), dict)
-    shown = asdict(reading)
-    shown.pop("body")
-    assert b"\\u0000" not in orjson.dumps(shown)
+    kept = [one for one in (reading.body, reading.aside) if one is not None]
+    assert (reading.body is not None) == (reading.kind in (Kind.PENDING, Kind.COMPLETED, Kind.FAILED))
+    assert len(kept) <= 1
+    assert all(isinstance(orjson.loads(one), dict) for one in kept)
+    assert reading.http_status == (status if kept else 200)
+    assert b"\\u0000" not in words(reading)
 
 
 @settings(QUIET, max_examples=400)

@@ -106,7 +106,8 @@ class Polled:
     Attributes:
         watch: what it has become, or None if it was not asked after all.
         next_poll_at: None once ended.
-        answer: the upstream's answer if it differs from the stored one.
+        answer: the upstream's answer if it is to be stored, and `answer_status` the status of HTTP that it came with.
+        answer_hash: of what is stored then.
         event: what is to be told, if anything.
         changed: whether the reading said something new.
     """
@@ -117,6 +118,7 @@ class Polled:
     next_poll_at: Millis | None
     estimated_end: Millis | None = None
     answer: bytes | None = None
+    answer_status: int = 200
     answer_hash: int | None = None
     event: Event | None = None
     changed: bool = False
@@ -215,12 +217,15 @@ def _keep_answers(tx: sa.Connection, polled: Sequence[Polled]) -> None:
     first = [p for p in polled if p.claim.answer_hash is None]
     again = [p for p in polled if p.claim.answer_hash is not None]
     if first:
-        rows = [{"watch_id": p.claim.id, "body": p.answer, "at": p.asked_at} for p in first]
+        rows = [{"watch_id": p.claim.id, "body": p.answer, "at": p.asked_at, "status": p.answer_status} for p in first]
         tx.execute(sa.insert(answers), rows)
     if again:
         change = sa.update(answers).where(answers.c.watch_id == sa.bindparam("of"))
-        change = change.values(body=sa.bindparam("new_body"), at=sa.bindparam("new_at"))
-        tx.execute(change, [{"of": p.claim.id, "new_body": p.answer, "new_at": p.asked_at} for p in again])
+        change = change.values({name: sa.bindparam(f"new_{name}") for name in ("body", "at", "status")})
+        new = [
+            {"of": p.claim.id, "new_body": p.answer, "new_at": p.asked_at, "new_status": p.answer_status} for p in again
+        ]
+        tx.execute(change, new)
 
 
 def _keep_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
@@ -247,7 +252,7 @@ class LastAnswer:
     """What is known of a task that an app watches.
 
     Attributes:
-        body: the upstream's last answer, if it has given one, and `at` when it last gave it.
+        body: the upstream's last answer, if it has given one, `at` when it last gave it, and its `status` of HTTP.
         holds: whether that is still how things stand: relay goes on asking, or the upstream has said its last word.
     """
 
@@ -256,6 +261,7 @@ class LastAnswer:
     upstream_key: bytes | None
     body: bytes | None
     at: Millis
+    status: int
     holds: bool
 
 
@@ -264,7 +270,7 @@ def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> 
     c = watches.c
     polled = c.last_poll_at, c.misses, c.unknowns
     query = (
-        sa.select(c.id, c.provider, c.upstream_key, c.state, *polled, answers.c.body, answers.c.at)
+        sa.select(c.id, c.provider, c.upstream_key, c.state, *polled, answers.c.body, answers.c.at, answers.c.status)
         .join(answers, answers.c.watch_id == c.id, isouter=True)
         .where(c.app_id == app_id, c.task_id == task_id)
         .order_by(sa.case((c.provider == provider, 0), else_=1), c.id.desc())
@@ -277,7 +283,7 @@ def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> 
     again = row.last_poll_at and row.misses == row.unknowns == 0
     at = row.last_poll_at if again else row.at or 0
     holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED)
-    return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, holds)
+    return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, row.status or 200, holds)
 
 
 def _keep_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:

@@ -48,6 +48,9 @@ apps = Table(
     Column("disabled_at", BigInteger),
 )
 
+UNKNOWN = -1
+"""The `answer_hash` of any answer that says that the task is unknown."""
+
 watches = Table(
     "watches",
     metadata,
@@ -72,7 +75,7 @@ watches = Table(
     Column("last_poll_at", BigInteger),
     Column("next_poll_at", BigInteger),  # when due, or until when claimed; null once ended
     Column("lease", Text),  # who claimed it, until saved: a late save with another lease changes nothing
-    Column("answer_hash", BigInteger),  # of the answer in `answers`, to write that only when it changed
+    Column("answer_hash", BigInteger),  # of the answer in `answers`, to write that only when it changed; or UNKNOWN
     Column("progress_told_at", BigInteger),
     Column("changes", Integer, nullable=False),  # how often a reading said something new: see `changes`
     Column("expires_at", BigInteger, nullable=False),
@@ -109,8 +112,9 @@ answers = Table(  # the upstream's last JSON answer about a task, apart to keep 
     "answers",
     metadata,
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
-    Column("body", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # that the task is unknown only while nothing else was said of it
     Column("at", BigInteger, nullable=False),
+    Column("status", Integer, nullable=False, server_default="200"),  # of HTTP; the release before writes none
 )
 
 changes = Table(  # what a watch has been, one row for each reading that said something new; append-only

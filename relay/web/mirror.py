@@ -58,7 +58,7 @@ class Mirror:
             if known.body is not None and known.holds:
                 age = max(0, context.clock() - known.at) // 1000
                 headers["Age"] = str(age)
-                return Response(known.body, headers=headers, media_type="application/json")
+                return Response(known.body, known.status, headers, media_type="application/json")
             name = known.provider
             if known.upstream_key is not None:
                 owner = key_owner(app.id, name, task_id)

@@ -298,8 +298,9 @@ def paths() -> Json:
                 "queryVideo",
                 "The query endpoint, mirrored",
                 "The upstream's own answer about a task, byte for byte. Of a watched task it is the last one that "
-                "relay has heard (`Age`, `Relay-Watch`), without a call of its own; any other id is asked for through "
-                "the rate budget, and an upstream's error comes with its own status.",
+                "relay has heard (`Age`, `Relay-Watch`), without a call of its own; that the task is unknown only as "
+                "long as nothing else was said of it. Any other id is asked for through the rate budget. An upstream's "
+                "error comes with its own status.",
                 {
                     "200": {
                         "description": "What the upstream said.",

@@ -165,3 +165,13 @@ def test_the_migrations_make_what_the_schema_says(db: Database) -> None:
     assert db.run_here(lambda tx: compare_metadata(MigrationContext.configure(tx), metadata)) == []
     db.run_here(migrate.upgrade)
     assert db.run_here(migrate.behind) is None
+
+
+def test_an_answer_of_the_release_before_came_with_200(db: Database) -> None:
+    app = rows.app(db)
+    watch_id = rows.watch(db, app, "task")
+    old = sa.text("INSERT INTO answers (watch_id, body, at) VALUES (:id, :body, 1)")
+    db.run_here(lambda tx: tx.execute(old, {"id": watch_id, "body": b"{}"}))
+    known = db.run_here(polling.last_answer, app, "task", "p")
+    assert known is not None
+    assert (known.body, known.status) == (b"{}", 200)

@@ -17,7 +17,7 @@ import pytest
 from relay.store import watches
 from relay.web import live
 from tests.support import loopback
-from tests.support.deployment import deployment, environment
+from tests.support.deployment import Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
 from tests.web.callers import Caller, caller, pointers, problem
 from tests.web.conftest import NewDatabase
@@ -319,6 +319,30 @@ async def test_a_watched_task_is_answered_byte_for_byte_without_a_call(
     assert 0 <= int(mirrored.headers["age"]) < 60
     assert mirrored.headers["content-type"] == "application/json"
     assert len(upstream.asked[name]) == asked
+
+
+async def test_that_a_watched_task_is_unknown_is_answered_without_a_call_until_more_was_said(
+    new_database: NewDatabase, upstream: Upstream, name: str
+) -> None:
+    environ = environment(new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url)
+    unknown, other = (Answer(b'{"code": "task_not_exist", "request_id": "%d"}' % n, 404) for n in (1, 2))
+    known, error = says("processing"), says("error")
+    for said, answered in ((unknown, unknown), (other, other), (known, known), (unknown, known), (error, known)):
+        upstream.scripts[name] = said
+        async with deployment(environ) as running:
+            polls = (await running.register(name, "http://127.0.0.1:9/"))["polls"]
+            await until(lambda polls=polls, running=running: more_polls(running, name, polls + 1))
+        asked = len(upstream.asked[name])
+        async with deployment(environ, working=False) as idle:
+            mirrored = await idle.http.get("/v1/video/query", params={"id": name})
+        assert (mirrored.status_code, mirrored.content) == (answered.status, answered.body)
+        assert 0 <= int(mirrored.headers["age"]) < 60
+        assert len(upstream.asked[name]) == asked
+
+
+async def more_polls(relay: Deployment, task_id: str, polls: int) -> bool:
+    (watch,) = (await relay.http.get("/v1/watches", params={"task_id": task_id})).json()["data"]
+    return watch["polls"] > polls
 
 
 async def test_an_unwatched_id_is_asked_for_once_however_many_ask(

@@ -109,7 +109,8 @@ class Reading:
         retry_after: seconds that the upstream asked to be left alone.
         limited: the upstream refused because of how much is asked with this key, so the whole key must pause.
         body: the answer as it came, when it was a JSON object about the task; what events and the mirror repeat.
-        aside: the same, when it tells nothing about the task; repeated where there is nothing better.
+        aside: the same, when it tells nothing about the task; repeated by the event of an end, and where nothing was
+            said of the task.
         http_status: what `body` or `aside` came with.
     """
 

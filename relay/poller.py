@@ -135,7 +135,7 @@ class Poller(Sweep[polling.Claim]):
         answer, answer_hash = _to_keep(claim, reading)
         due, told = None, None
         if watch.ended_at is not None:
-            upstream = reading.body or await self._db.persist(polling.answer, claim.id)
+            upstream = reading.body or reading.aside or await self._db.persist(polling.answer, claim.id)
             told = _event(claim, watch, TERMINAL_EVENTS[watch.state], outbox.END, watch.ended_at, upstream)
         else:
             due = next_poll(cadence, watch, reading, asked_at, now, random.random())  # noqa: S311

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.deployment import SECRET, Deployment
+from tests.support.deployment import SECRET, Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 async def test_a_task_that_completes_is_told_once_and_signed(
@@ -34,6 +39,38 @@ async def test_a_task_that_completes_is_told_once_and_signed(
     (delivery,) = await until(lambda: relay.deliveries(watch_id=registered["id"], state="delivered"))
     assert delivery["webhook_id"] == post.webhook_id
     assert upstream.heads[0][1]["authorization"] == "Bearer sk-upstream"
+
+
+def config(folder: Path, *changes: tuple[str, str]) -> str:
+    """A folder of configuration with the documented endpoint, changed."""
+    text = (ROOT / "config/providers/unified-video.toml").read_text("utf-8")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "providers").mkdir()
+    (folder / "providers/unified-video.toml").write_text(text, "utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "fields"),
+    [
+        (Answer(b'{"code":"task_not_exist","of":"the last poll"}', 404), "task.lost", {}),
+        (Answer(b'{"message":"busy"}', 503), "task.expired", {"expires_in": 1}),
+    ],
+    ids=["lost", "expired"],
+)
+async def test_an_end_that_no_answer_about_the_task_made_repeats_the_last_answer_all_the_same(
+    database_url: str, upstream: Upstream, receiver: Receiver, tmp_path: Path, last: Answer, kind: str, fields: Any
+) -> None:
+    upstream.scripts["task"] = [says("processing"), last]
+    folder = config(tmp_path, ("lost_after = 5", "lost_after = 2"), ("lost_grace = 120", "lost_grace = 0"))
+    environ = environment(database_url, UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_CONFIG=folder)
+    async with deployment(environ) as relay:
+        await relay.register("task", f"{receiver.url}/hook", **fields)
+        (post,) = await receiver.wait_for(1)
+    assert post.event["type"] == kind
+    assert post.event["data"]["upstream"] == json.loads(last.body)
 
 
 async def test_mixed_endings_arrive_exactly_once_per_target_and_none_before_its_end(

@@ -195,8 +195,7 @@ def transition(watch: Watch, reading: Reading, now: Millis, caution: Caution) ->
         unknown_since=unknown_since,
     )
     if reading.kind is Kind.FAILED:
-        # Without what a success that was not yet believed has left.
-        return _ended(replace(heard, result=None), State.FAILED, now)
+        return _ended(heard, State.FAILED, now)
     if reading.kind is Kind.COMPLETED:
         heard = replace(heard, result=reading.result, error=None)
         if (reading.result and reading.result["url"]) or watch.bares + 1 >= caution.bare_after:
@@ -229,7 +228,9 @@ def expire(watch: Watch, now: Millis) -> Watch:
 
 
 def _ended(watch: Watch, state: State, now: Millis) -> Watch:
-    return replace(watch, state=state, ended_at=now)
+    # A success that was not believed has left a result, which is that of no other end.
+    result = watch.result if state is State.COMPLETED else None
+    return replace(watch, state=state, result=result, ended_at=now)
 
 
 def estimated_end(watch: Watch, now: Millis) -> Millis | None:

@@ -134,6 +134,7 @@ def test_a_reading_after_the_deadline(reading: Reading, state: State, error: obj
     watch = transition(WATCH, reading, now, CAUTION)
     assert (watch.state, watch.ended_at) == (state, now)
     assert watch.error == ({"code": "deadline_passed", "message": error} if isinstance(error, str) else error)
+    assert watch.result == (RESULT if state is State.COMPLETED else None)
 
 
 @pytest.mark.parametrize(("now", "state"), [(DEADLINE - 1, State.WATCHING), (DEADLINE, State.EXPIRED)])
@@ -342,6 +343,7 @@ def test_any_sequence_of_readings(steps: list[tuple[int, Reading]], caution: Cau
                 assert reading.kind is Kind.FAILED
                 assert (watch.error, watch.result) == (WHY, None)
             case State.LOST:
+                assert watch.result is None
                 assert kinds.count(Kind.UNKNOWN_TASK) >= caution.lost_after
                 assert now - START >= caution.lost_grace * 1000
             case State.EXPIRED:

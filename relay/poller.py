@@ -89,39 +89,40 @@ class Poller(Sweep[polling.Claim]):
         self._saves = Group(self._save, gather=0.003, most=500)
 
     async def _poll(self, claim: polling.Claim) -> None:
-        await self._saves.put(await self._asked(claim, self._clock()))
+        await self._saves.put(await self._asked(claim))
 
-    async def _asked(self, claim: polling.Claim, now: Millis) -> polling.Polled:
+    async def _asked(self, claim: polling.Claim) -> polling.Polled:
         """What comes of a claim: asked and decided, or put off because the lane is full."""
         provider = self._providers.get(claim.provider)
         if provider is None or not provider.configured:
-            return await self._put_off(claim, now, UNUSABLE_WAIT)
+            return await self._put_off(claim, UNUSABLE_WAIT)
         try:
             key = self._upstream_key(claim)
         except ConfigError as error:
             log.error("upstream key does not open", watch_id=claim.id, error=error.detail)
-            return await self._put_off(claim, now, UNUSABLE_WAIT)
+            return await self._put_off(claim, UNUSABLE_WAIT)
         lane, limit = provider.lane(key), provider.definition.budget
         if wait := await self.budget.enter(lane, limit):
-            return await self._put_off(claim, now, wait)
-        started, reading = time.monotonic(), Reading(Kind.NOT_ANSWERED)
+            return await self._put_off(claim, wait)
+        asked_at, started, reading = self._clock(), time.monotonic(), Reading(Kind.NOT_ANSWERED)
         try:
-            reading = await provider.query(claim.task_id, key, now)
+            reading = await provider.query(claim.task_id, key, asked_at)
         finally:
             done = time.monotonic()
             self.budget.done(lane, done - started, done, refused=reading.limited, retry_after=reading.retry_after)
         metrics.POLLS.labels(provider.name, reading.kind).inc()
         watch = transition(claim.watch, reading, self._clock(), provider.definition.caution)
-        return await self._polled(claim, watch, now, reading, self._cadence or provider.definition.cadence)
+        return await self._polled(claim, watch, asked_at, reading, self._cadence or provider.definition.cadence)
 
     def _upstream_key(self, claim: polling.Claim) -> str | None:
         if claim.upstream_key is None:
             return None
         return self._vault.open(claim.upstream_key, key_owner(claim.app_id, claim.provider, claim.task_id)).decode()
 
-    async def _put_off(self, claim: polling.Claim, now: Millis, wait: float) -> polling.Polled:
+    async def _put_off(self, claim: polling.Claim, wait: float) -> polling.Polled:
         """Gives the row back, due again after `wait` seconds; its deadline holds all the same."""
         metrics.PUT_OFF.labels("poll").inc()
+        now = self._clock()
         watch = expire(claim.watch, now)
         if watch.state is not State.WATCHING:
             return await self._polled(claim, watch, now, Reading(Kind.NOT_ANSWERED), Cadence())

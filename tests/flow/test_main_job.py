@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from datetime import datetime
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,25 @@ async def test_an_end_that_no_answer_about_the_task_made_repeats_the_last_answer
         (post,) = await receiver.wait_for(1)
     assert post.event["type"] == kind
     assert post.event["data"]["upstream"] == json.loads(last.body)
+
+
+async def test_a_poll_that_waited_for_its_place_is_as_old_as_its_query(
+    database_url: str, upstream: Upstream, receiver: Receiver, tmp_path: Path
+) -> None:
+    upstream.default = Answer(says("pending").body, after=1)
+    folder = config(tmp_path, ("concurrency = 100", "concurrency = 1"))
+    environ = environment(database_url, UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_CONFIG=folder)
+    targets = [{"type": "webhook", "url": f"{receiver.url}/hook"}]
+    async with deployment(environ) as relay:
+        body = {"watches": [{"task_id": f"task-{n}", "targets": targets} for n in range(3)]}
+        ids = [item["watch"]["id"] for item in (await relay.http.post("/v1/watches/batch", json=body)).json()["data"]]
+
+        async def polled() -> list[str] | None:
+            times = [(await relay.watch(one))["last_poll_at"] for one in ids]
+            return times if all(times) else None
+
+        first, *_, last = sorted(datetime.fromisoformat(one) for one in await until(polled))
+    assert (last - first).total_seconds() > 1.5, "two queries of a second each were between them"
 
 
 async def test_mixed_endings_arrive_exactly_once_per_target_and_none_before_its_end(

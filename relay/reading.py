@@ -205,7 +205,7 @@ class Reader:
             return Reading(kind, status, progress, body=body, http_status=answer.status)
         if kind is Kind.COMPLETED:
             return Reading(kind, status, 1.0, result=self._result(document), body=body, http_status=answer.status)
-        problem = self._problem(document, status, f"the upstream says '{status}' and no more")
+        problem = self._problem(document, status, f"the upstream says '{status}'", "and no more")
         if kind is Kind.UNKNOWN_TASK:
             return Reading(kind, status, progress, error=Problem(code="unknown_task", message=problem["message"]))
         return Reading(kind, status, progress, error=problem, body=body, http_status=answer.status)
@@ -249,13 +249,13 @@ class Reader:
         code = _clean(str(value))[:MAX_STATUS] if isinstance(value, str) or type(value) is int else ""
         return None if self._kinds.get(code.lower()) in (Kind.PENDING, Kind.COMPLETED) else code or None
 
-    def _problem(self, document: Any, code: str, message: str) -> Problem:
-        """The upstream's own code and message, or these."""
+    def _problem(self, document: Any, code: str, message: str, more: str = "") -> Problem:
+        """The upstream's own code and message, or these; `more` is what the message goes on with without a code."""
         paths = self._read.error
-        return Problem(
-            code=next((c for c in map(self._code, paths.code.candidates(document)) if c), code),
-            message=next((m for m in map(_text, paths.message.candidates(document)) if m), message),
-        )
+        own = next((c for c in map(self._code, paths.code.candidates(document)) if c), None)
+        said = next((m for m in map(_text, paths.message.candidates(document)) if m), None)
+        more = f"with the code '{own}'" if own else more
+        return Problem(code=own or code, message=said or f"{message} {more}".rstrip())
 
     def _result(self, document: Any) -> Result:
         paths = self._read.result

@@ -257,6 +257,14 @@ def test_no_nul_comes_through() -> None:
     assert readings[3].error == {"code": "ab", "message": "ab"}
 
 
+def test_an_error_that_is_a_code_and_no_more_is_told_by_it() -> None:
+    code, said = "content_policy_violation", "with the code 'content_policy_violation'"
+    failed = read({"status": "failed", "error": {"code": code}})
+    refused = read({"code": code}, 400)
+    assert failed.error == {"code": code, "message": f"the upstream says 'failed' {said}"}
+    assert refused.error == {"code": code, "message": f"the upstream answered HTTP 400 {said}"}
+
+
 def test_long_texts_are_cut() -> None:
     failed = read({"status": "failed", "error": {"code": "c" * 10_000, "message": "m" * 10_000}})
     assert failed.error == {"code": "c" * MAX_STATUS, "message": "m" * MAX_TEXT}

@@ -104,7 +104,7 @@ def _stopped(living: Living, look: Look) -> SlackMessage:
 
 
 def _ended(living: Living, look: Look) -> SlackMessage:
-    content = terminal_message(_loaded(living.end), "" if look.interactive else look.base_url)
+    content = terminal_message(_told(living), "" if look.interactive else look.base_url)
     blocks, lines = list(content.blocks), [content.text]
     if living.undelivered:
         hosts = [f"`{words.escaped(words.shown(host, 64))}`" for host in living.undelivered[:HOSTS]]
@@ -180,6 +180,14 @@ def _data(living: Living) -> Data:
     watch = living.watch
     about = {"watch_id": watch.id, "task_id": watch.task_id, "provider": watch.provider, "state": watch.state}
     return {**about, "upstream": _loaded(living.answer)}
+
+
+def _told(living: Living) -> dict[str, Any]:
+    """The event of the end; of the task it also knows what was said before, if the last answer says less."""
+    event = words.table(_loaded(living.end))
+    data = words.table(event.get("data"))
+    upstream = {**words.table(_loaded(living.answer)), **words.table(data.get("upstream"))}
+    return {**event, "data": {**data, "upstream": upstream}}
 
 
 def _metadata(living: Living, kind: str = "relay_task") -> dict[str, Any]:

@@ -97,6 +97,19 @@ def test_the_bar_never_shows_more_than_there_is(progress: float, cells: int) -> 
     assert (head.count("█"), head.count("░")) == (cells, CELLS - cells)
 
 
+def test_a_task_that_the_provider_has_lost_is_shown_with_what_it_had_said_of_it() -> None:
+    data = {"watch_id": WATCH, "task_id": "task_1", "state": "lost", "upstream": {"code": "task_not_exist"}}
+    shown = living(
+        answer={"prompt": "make animate", "model": "veo3"},
+        end={"type": "task.lost", "data": data},
+        state="lost",
+        ended_at=NOW,
+    )
+    text = face(shown, NOW, Look()).text
+    assert "make animate" in text
+    assert "veo3" in text
+
+
 def test_what_the_blocks_say_the_text_says_too() -> None:
     shown = living(
         answer={"prompt": "make animate", "queue_position": 4}, progress=0.25, estimated_end=NOW + 120_000, misses=5

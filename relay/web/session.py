@@ -13,7 +13,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -156,7 +156,8 @@ class Sessions:
         """
         origin = request.headers.get("origin")
         here = {request.headers.get("host", "").lower(), self._host} - {""}
-        foreign = origin is not None and urlsplit(origin).netloc.lower() not in here
+        parts = None if origin is None else _split(origin)
+        foreign = origin is not None and (parts is None or parts.netloc.lower() not in here)
         if foreign or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
             raise Forbidden("this form was sent from another site")
         good = session is not None and any(
@@ -173,8 +174,9 @@ def at_this_machine(request: Request) -> bool:
     here (DNS rebinding), but then the browser says that name.
     """
     peer = request.client.host if request.client else ""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    return _is_loopback(peer) and _is_loopback(host) and not any(name in request.headers for name in PROXIED)
+    named = _split(f"//{request.headers.get('host', '')}")
+    local = named is not None and _is_loopback(named.hostname)
+    return _is_loopback(peer) and local and not any(name in request.headers for name in PROXIED)
 
 
 def client_address(request: Request, hops: int) -> str:
@@ -190,6 +192,14 @@ def client_address(request: Request, hops: int) -> str:
     if hops and len(chain) >= hops:
         return chain[-hops]
     return request.client.host if request.client else ""
+
+
+def _split(address: str) -> SplitResult | None:
+    """The parts of an address that a browser names, or None: whoever asks may name what is none, such as `[`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return None
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -169,6 +169,9 @@ async def test_every_form_refuses_a_forged_request(locked: Deployment, operator:
             path, data={**fields, "token": token}, headers={"Origin": "https://evil.example"}
         ),
         "from a hidden origin": await operator.post(path, data={**fields, "token": token}, headers={"Origin": "null"}),
+        "from no origin at all": await operator.post(
+            path, data={**fields, "token": token}, headers={"Origin": "http://["}
+        ),
         "from another site": await operator.post(
             path, data={**fields, "token": token}, headers={"Sec-Fetch-Site": "cross-site"}
         ),
@@ -206,6 +209,7 @@ async def test_it_is_open_to_a_browser_of_this_machine_and_says_so(here: httpx.A
         {"Host": "localhost.evil.example"},
         {"Host": "127.0.0.1.evil.example:80"},
         {"Host": "10.0.0.1"},
+        {"Host": "["},
         {"X-Forwarded-For": "203.0.113.9"},
         {"Forwarded": "for=203.0.113.9"},
         {"Via": "1.1 proxy"},

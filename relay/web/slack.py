@@ -131,15 +131,15 @@ class Desk:
 
     async def _answered(self, person: Person, text: str, channel: str) -> None:
         verb, _, rest = text.strip().partition(" ")
-        if verb.lower() in ("", "help"):
-            said = HELP
-        elif (app := await self._app_of(person)) is None:
-            said = not_allowed(person.team, person.user)
-        else:
-            try:
+        try:
+            if verb.lower() in ("", "help"):
+                said = HELP
+            elif (app := await self._app_of(person)) is None:
+                said = not_allowed(person.team, person.user)
+            else:
                 said = await self._command(app, verb.lower(), rest.strip(" `<>\"'"), channel)
-            except RelayError as error:
-                said = f":warning: {_words(error)}"
+        except RelayError as error:
+            said = f":warning: {_words(error)}"
         await self._tell(person, said)
 
     async def _command(self, app: apps.App, verb: str, about: str, channel: str) -> str:
@@ -158,12 +158,12 @@ class Desk:
         return status_of(found, page) if found else f":warning: No task `{about[:64]}` is watched here."
 
     async def _pressed(self, person: Person, pressed: str, watch_id: str) -> None:
-        app = await self._app_of(person)
-        if app is None:
-            await self._tell(person, not_allowed(person.team, person.user))
-            return
         try:
-            said = await (self._stop if pressed == STOP else self._send_again)(app, person, watch_id)
+            app = await self._app_of(person)
+            if app is None:
+                said = not_allowed(person.team, person.user)
+            else:
+                said = await (self._stop if pressed == STOP else self._send_again)(app, person, watch_id)
         except RelayError as error:
             said = f":warning: {_words(error)}"
         if said:

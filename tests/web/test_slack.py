@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 import orjson
+import psycopg
 import pytest
 
 from relay import keyring
@@ -17,7 +19,7 @@ from relay.ids import new_id
 from relay.parts import now
 from relay.standin import RESPONSE_URL, Fault, Slack
 from relay.standin.people import signature_headers
-from relay.store import apps
+from relay.store import Database, apps
 from tests.support.deployment import Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
 from tests.support.workspace import RENDERS, SAM, SIGNING_SECRET, TEAM, calls, roots, variables, workspace
@@ -113,6 +115,28 @@ async def test_what_cannot_be_is_told_in_words(house: House) -> None:
     assert "there is no watch" in await house.says("status wch_01K6X15VHRFF09DKKQJRZWHM60")
     assert "at most 512" in await house.says("watch " + "x" * 600)
     assert "&lt;!channel&gt;" in await house.says("status wch_<!channel>x")
+
+
+@contextlib.contextmanager
+def nobody_reads_apps(db: Database) -> Iterator[None]:
+    """The table is locked on PostgreSQL, and gone on SQLite, where a read waits for nobody."""
+    if db.embedded:
+        db.run_here(lambda tx: tx.exec_driver_sql("ALTER TABLE apps RENAME TO away"))
+        yield
+    else:
+        with psycopg.connect(db.url) as blocker:
+            blocker.execute("LOCK TABLE apps IN ACCESS EXCLUSIVE MODE")
+            yield
+
+
+async def test_a_database_that_does_not_answer_is_told_in_words(house: House, name: str) -> None:
+    await house.relay.register(name, CHANNEL)
+    root = await house.root(name)
+    with nobody_reads_apps(house.relay.relay.db):
+        assert "database does not answer" in await house.says("list")
+        house.slack.channel(RENDERS).messages[:] = roots(house.slack)
+        await house.presses("relay_stop", root["ts"])
+        await house.whispered("database does not answer")
 
 
 async def test_stop_watching(house: House, name: str) -> None:

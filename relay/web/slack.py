@@ -9,6 +9,7 @@ https://docs.slack.dev/interactivity/handling-user-interaction
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from relay.channels.base import DEADLINE
 from relay.channels.slack_api import Answer, attempted
 from relay.channels.slack_face import AGAIN, STOP
 from relay.errors import BadSignature, MalformedRequest, NotFound, RelayError, StoreUnavailable
@@ -196,7 +198,12 @@ class Desk:
             log.warning("a response URL leads elsewhere", host=parts.hostname)
             return
         body = {"response_type": "ephemeral", "replace_original": False, "text": said}
-        answer = await attempted(self._context.slack.hook(url, body))
+        try:
+            async with asyncio.timeout(DEADLINE):
+                answer = await attempted(self._context.slack.hook(url, body))
+        except TimeoutError:
+            log.warning("somebody in Slack was not answered", error="timeout")
+            return
         if not isinstance(answer, Answer) or not answer.taken:
             error = answer.code if isinstance(answer, Answer) else answer.error
             log.warning("somebody in Slack was not answered", error=error)

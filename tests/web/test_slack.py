@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -222,6 +223,16 @@ async def test_the_answer_does_not_wait_for_slack(house: House) -> None:
     assert ack.seconds < 1
     await house.relay.relay.context.errands.drain()
     assert len(house.slack.ephemeral(RENDERS)) == 1, "the end of the process waits for it"
+
+
+async def test_who_does_not_take_an_answer_is_not_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.web.slack.DEADLINE", 0.2)
+    house.slack.fail_next(RESPONSE_URL, Fault(delay=60))
+    await house.slack.command(
+        house.relay.url + COMMANDS, SIGNING_SECRET, house.slack.slash_command(RENDERS, "/relay", "help")
+    )
+    async with asyncio.timeout(10):
+        await house.relay.relay.context.errands.drain()
 
 
 async def test_nobody_else_is_answered(house: House) -> None:

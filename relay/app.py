@@ -250,8 +250,12 @@ class Relay:
         self.scheduler.rearm()
 
     async def aclose(self) -> None:
-        """Finishes what goes on after a request, and closes every connection."""
-        await self.context.errands.drain()
+        """Finishes what goes on after a request within the grace time, and closes every connection."""
+        try:
+            async with asyncio.timeout_at(self._stop_by):
+                await self.context.errands.drain()
+        except TimeoutError:
+            log.warning("grace time over; what was asked for in Slack is left")
         await self.slack.aclose()
         await self.transport.aclose()
         await self.plain.aclose()

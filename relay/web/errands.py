@@ -9,9 +9,6 @@ import structlog
 
 log = structlog.stdlib.get_logger(__name__)
 
-PATIENCE = 15.0
-"""Seconds that the end of the process waits for what is still under way."""
-
 
 class Errands:
     """What is under way, so that the process can wait for it before it ends."""
@@ -33,6 +30,6 @@ class Errands:
             log.exception("errand failed")
 
     async def drain(self) -> None:
-        """Waits until all is done, or patience is over."""
+        """Waits until all is done."""
         if self._under_way:
-            await asyncio.wait(self._under_way, timeout=PATIENCE)
+            await asyncio.wait(self._under_way)

@@ -235,6 +235,16 @@ async def test_who_does_not_take_an_answer_is_not_waited_for(house: House, monke
         await house.relay.relay.context.errands.drain()
 
 
+async def test_nobody_is_answered_beyond_the_grace_time(new_database: NewDatabase) -> None:
+    async with workspace() as slack, contextlib.AsyncExitStack() as stack:
+        environ = environment(new_database(), **variables(slack, RELAY_GRACE="0.5"))
+        relay = await stack.enter_async_context(deployment(environ))
+        slack.fail_next(RESPONSE_URL, Fault(delay=60))
+        await slack.command(relay.url + COMMANDS, SIGNING_SECRET, slack.slash_command(RENDERS, "/relay", "help"))
+        async with asyncio.timeout(10):
+            await stack.aclose()
+
+
 async def test_nobody_else_is_answered(house: House) -> None:
     for url in ("https://evil.example/x", "http://169.254.169.254/", "nonsense", ""):
         command = house.slack.slash_command(RENDERS, "/relay", "help") | {"response_url": url}

@@ -83,7 +83,7 @@ class Conflict(RelayError):
 
 
 class TooSlow(RelayError):
-    """The request body did not arrive in time."""
+    """The request did not arrive in time."""
 
     status, code = 408, "too_slow"
 
@@ -104,6 +104,12 @@ class TooLarge(RelayError):
     """The request body is too large."""
 
     status, code = 413, "too_large"
+
+
+class HeadTooLarge(RelayError):
+    """The request's head is too large."""
+
+    status, code = 431, "head_too_large"
 
 
 class UnsupportedMediaType(RelayError):

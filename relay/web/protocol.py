@@ -1,15 +1,21 @@
 """HTTP for strangers: uvicorn's protocol with bounds on the size of a head and on the time that a peer may take.
 
 uvicorn bounds neither with httptools: a slow or endless head, a body that trickles in after its answer, empty lines
-between two requests, or an answer that nobody takes would hold a connection, and memory, for ever.
+between two requests, or an answer that nobody takes would hold a connection, and memory, for ever. Nor does it answer
+with a problem and a request id what never becomes a request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from relay.errors import HeadTooLarge, MalformedRequest, RelayError, TooSlow
+from relay.web.problems import problem_response
 
 MAX_HEAD = 32 * 1024
 """Bytes of request line and headers, and of what else comes without a byte of a body: trailers, chunk extensions."""
@@ -23,8 +29,9 @@ MESSAGE_DEADLINE = 30.0
 SEND_DEADLINE = 60.0
 """Seconds in which a peer must take what is sent to it."""
 
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_LARGE = HeadTooLarge(f"request line and headers may have {MAX_HEAD} bytes")
+_TOO_SLOW = TooSlow()
+_NO_HTTP = MalformedRequest("this is not HTTP/1.1, or could be read in more than one way")
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -112,11 +119,25 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, answer: bytes) -> None:
+    def send_400_response(self, _msg: str) -> None:
+        """uvicorn's word for what it cannot read, said as every other error."""
+        self._refuse(_NO_HTTP)
+
+    def _refuse(self, error: RelayError) -> None:
         self._came()
         if self.transport.is_closing():
             return
         # In the middle of an answer, another one would be taken for a part of it.
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(answer)
+            self.transport.write(_last_answer(error))
         self.transport.close()
+
+
+def _last_answer(error: RelayError) -> bytes:
+    """The error as the last thing that is said on a connection."""
+    request_id = secrets.token_hex(16)
+    answer = problem_response(error, request_id)
+    answer.headers.update({"X-Request-ID": request_id, "Connection": "close"})
+    head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+    status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
+    return b"".join((status, head, b"\r\n", answer.body))

@@ -335,6 +335,7 @@ async def test_a_head_of_32_kib_is_enough(relay: Deployment) -> None:
             await found.say(b"\r\n\r\n")
             await found.answers()
             assert f" {expected} ".encode() in found.heard[:20]
+    assert b'"code":"head_too_large"' in found.heard
 
 
 async def test_who_has_no_key_is_answered_before_the_body_comes(relay: Deployment) -> None:

@@ -58,10 +58,12 @@ CODES = {
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "too_slow",
     409: "conflict",
     413: "too_large",
     415: "unsupported_media_type",
     422: "validation_failed",
+    431: "head_too_large",
 }
 
 

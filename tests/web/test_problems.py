@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relay.web import protocol
 from relay.web.problems import MAX_BATCH_BODY, MAX_BODY
 from relay.web.schemas import RetryIn, SlackTarget, WatchIn, WebhookTarget
 from tests.support.parties import Receiver
@@ -115,7 +116,27 @@ async def test_a_broken_host_header_breaks_nothing(api: Caller) -> None:
             request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
             status, headers, _ = await by_hand(api.url, request.encode("latin-1"))
             assert status in (expected, 400), path
-            assert status == 400 or REQUEST_ID.fullmatch(headers["x-request-id"])
+            assert REQUEST_ID.fullmatch(headers["x-request-id"])
+
+
+NO_REQUESTS = {
+    b"nonsense\r\n\r\n": 400,
+    b"GET / HTTP/9.9\r\n\r\n": 400,
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n": 400,
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost: ": 408,
+}
+
+
+async def test_what_is_no_request_is_a_problem_too(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_DEADLINE", 1.0)
+    for sent, expected in NO_REQUESTS.items():
+        status, headers, body = await by_hand(api.url, sent)
+        assert (status, headers["content-type"]) == (expected, "application/problem+json"), sent[:40]
+        assert (headers["connection"], int(headers["content-length"])) == ("close", len(body))
+        problem_item(json.loads(body), expected)
+        assert REQUEST_ID.fullmatch(headers["x-request-id"])
+        assert json.loads(body)["request_id"] == headers["x-request-id"]
 
 
 # Request ids

@@ -38,7 +38,7 @@ _PROBLEMS = {
     408: "The body did not arrive in time.",
     409: "It is being sent at this moment.",
     413: "The body is too large.",
-    415: "The body must be JSON.",
+    415: "The body must be JSON, and not compressed.",
     422: "The request is not valid; `errors` says where.",
     429: "The key asks too often, or its app has too many watches under way; try again after `Retry-After`.",
     502: "The upstream does not answer.",

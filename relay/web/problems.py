@@ -146,13 +146,15 @@ async def read_json(request: Request, limit: int = MAX_BODY) -> Any:
     """The request body as JSON.
 
     Raises:
-        UnsupportedMediaType: it is not declared as JSON.
+        UnsupportedMediaType: it is not declared as JSON, or it is compressed.
         TooLarge: it has more than `limit` bytes.
         MalformedRequest: it is not JSON as RFC 8259 has it, or names a key twice.
     """
     content_type = request.headers.get("content-type", "")
     if not re.fullmatch(r"application/([\w.+-]+\+)?json\s*(;.*)?", content_type.strip(), re.IGNORECASE):
         raise UnsupportedMediaType("send the body as 'Content-Type: application/json'")
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("send the body as it is, without 'Content-Encoding'")
     body = await read_body(request, limit)
     try:
         orjson.loads(body)  # strict: UTF-8, no NaN, no lone surrogates, nesting bounded

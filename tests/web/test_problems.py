@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator
@@ -225,6 +226,17 @@ async def test_only_json_is_taken(api: Caller) -> None:
     for content_type in ("application/json", "Application/JSON; charset=utf-8", "application/vnd.relay+json"):
         response = await api.http.post("/v1/watches", content=body, headers={"Content-Type": content_type})
         assert response.status_code in (200, 201)
+
+
+async def test_a_compressed_body_is_refused_with_what_to_do(api: Caller) -> None:
+    body = json.dumps({"task_id": "plain", "targets": [HOOK]}).encode()
+    for coding in ("gzip", "br", "identity, gzip", "x"):
+        response = await api.http.post(
+            "/v1/watches", content=gzip.compress(body), headers={**JSON, "Content-Encoding": coding}
+        )
+        assert "without 'Content-Encoding'" in problem(response, 415)["detail"]
+    response = await api.http.post("/v1/watches", content=body, headers={**JSON, "Content-Encoding": "Identity"})
+    assert response.status_code == 201
 
 
 async def chunks(size: int) -> AsyncIterator[bytes]:

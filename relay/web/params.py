@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from starlette.datastructures import QueryParams
@@ -13,6 +13,9 @@ from relay.errors import FieldError, Invalid
 from relay.model import DeliveryState, Millis, State, rfc3339
 
 MAX_LIMIT, DEFAULT_LIMIT = 200, 50
+
+RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"
+"""What Python's ISO 8601 takes beyond it has no time or no zone, and may be read as another than was meant."""
 
 E = TypeVar("E", State, DeliveryState)
 
@@ -56,8 +59,8 @@ def moment(pointer: str, text: str | None) -> Millis | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
+        if re.fullmatch(RFC3339, text, re.ASCII | re.IGNORECASE):
+            return round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise invalid(pointer, f"must be a time in RFC 3339, such as {rfc3339(1759763651908)}") from None
+        pass
+    raise invalid(pointer, f"must be a time with its zone, in RFC 3339, such as {rfc3339(1759763651908)}")

@@ -222,8 +222,8 @@ class RetryIn(Request):
     """Which deliveries to send again."""
 
     state: Literal["dead", "delivered", "pending", "held"] = "dead"
-    since: Time | None = Field(None, description="Made at or after this time (RFC 3339).")
-    until: Time | None = Field(None, description="Made before this time (RFC 3339).")
+    since: Time | None = Field(None, description="Made at or after this time (RFC 3339, with its zone).")
+    until: Time | None = Field(None, description="Made before this time (RFC 3339, with its zone).")
     host: (
         Annotated[str, Field(max_length=253, json_schema_extra={"pattern": PRINTABLE}), AfterValidator(_printable)]
         | None

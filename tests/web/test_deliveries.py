@@ -289,7 +289,7 @@ async def test_many_are_sent_again_by_state_time_and_host(
     assert await retry(relay, state="held") == await retry(relay, state="pending") == 0
     assert await retry(relay, until=times[1]) == 1
     await settled("b", "c")
-    assert await retry(relay, since=times[1].replace("Z", "+00:00"), host=host) == 1
+    assert await retry(relay, since=times[1].replace("Z", "000+00:00").lower(), host=host) == 1
     await settled("c")
     assert await retry(relay, state="dead", host="127.0.0.2") == 1, "at any port"
     await settled()
@@ -306,6 +306,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"since": "yesterday"}, "/since"),
     ({"since": 1759763651}, "/since"),
     ({"until": "2025-13-01T00:00:00Z"}, "/until"),
+    ({"since": "2025-10-06"}, "/since"),
+    ({"since": "2025-10-06T15:14:11"}, "/since"),
+    ({"until": "20251006T151411Z"}, "/until"),
+    ({"until": "2025-10-06T15:14Z"}, "/until"),
+    ({"until": "2025-10-06T15:14:11+02"}, "/until"),
     ({"host": "x" * 254}, "/host"),
     ({"status": "dead"}, "/status"),
 ]

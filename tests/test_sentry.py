@@ -81,6 +81,7 @@ async def test_a_crash_is_told_with_its_ids_and_nothing_that_anybody_sent(sentry
         await until(lambda: told_of(sentry, "bug", "job broke"))
         db.close()
         assert await process.stop() == 0
+    assert {event["transaction"] for event in sentry.events} == {"bug", "job broke"}, "each is told once"
     bug, job = (next(one for one in sentry.events if one["transaction"] == name) for name in ("bug", "job broke"))
     assert bug["tags"] == {"request_id": "request-that-broke", "path": f"/v1/watches/{watch['id']}"}
     assert job["tags"] == {"job": "poll"}

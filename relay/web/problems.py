@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
@@ -138,7 +139,8 @@ class RequestId:
                 headers.update(scope.get("state", {}).get("headers", {}))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        # Starlette raises a bug once more when `on_exception` has told it, and the server would log it once more.
+        with structlog.contextvars.bound_contextvars(request_id=request_id), contextlib.suppress(Exception):
             await self._app(scope, receive, send_with_id)
 
 

@@ -20,6 +20,7 @@ from relay.errors import NotFound, RelayError, Unauthorized
 from relay.metrics import REGISTRY
 from relay.web import api, dashboard, openapi, slack
 from relay.web.context import Context, context_of
+from relay.web.operations import HEADERS
 from relay.web.problems import JsonResponse, RequestId, on_exception, on_http_exception, on_relay_error
 
 _templates = Jinja2Templates(Path(__file__).parent / "templates")
@@ -52,13 +53,19 @@ def build(context: Context) -> ASGIApp:
     application.state.openapi = openapi.document(context.settings.public_url)
     application.router.redirect_slashes = False
     if origins := context.settings.cors_origins:
-        exposed = ["Location", "Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy"]
         application.add_middleware(
             CORSMiddleware,
             allow_origins=list(origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=exposed,
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "If-None-Match",
+                "Last-Event-ID",
+                "Prefer",
+                "X-Request-ID",
+            ],
+            expose_headers=list(HEADERS),
         )
     return RequestId(application)
 

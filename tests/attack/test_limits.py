@@ -500,6 +500,11 @@ async def test_no_page_of_another_origin_may_call_unless_it_is_listed(relay: Dep
                 assert "access-control-allow-credentials" not in response.headers
             preflight = await listed.http.options("/v1/watches", headers={"Origin": origin, **asks})
             assert preflight.headers["access-control-allow-origin"] == origin
+            sent = {"Access-Control-Request-Headers": "if-none-match,last-event-id,prefer,x-request-id"}
+            preflight = await listed.http.options("/v1/watches/x", headers={"Origin": origin, **asks, **sent})
+            assert preflight.status_code == 200
+            exposed = response.headers["access-control-expose-headers"].split(", ")
+            assert {"ETag", "Preference-Applied", "Age", "Relay-Watch", "Retry-After", "X-Request-ID"} <= set(exposed)
         for origin in (
             "http://app.example",
             "https://app.example:443",

@@ -136,18 +136,20 @@ class Changes:
 
     async def _watch(self) -> None:
         """Hands out what changed, for as long as somebody looks."""
+        clock = asyncio.get_running_loop().time
+        swept = clock()
         while self._looked_at():
-            try:
-                async with asyncio.timeout(SWEEP):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(swept + SWEEP):
                     await self._wake.wait()
                 self._wake.clear()
                 await asyncio.sleep(GATHER)
-            except TimeoutError:
-                for onlooker in self._onlookers if self.blind else ():
-                    onlooker.set()
             if not self._looked_at():
                 break
             try:
+                if clock() - swept >= SWEEP:
+                    swept = clock()
+                    await self._sweep()
                 await self._hand_out()
             except StoreUnavailable as error:
                 log.debug("not looking", error=error.detail)
@@ -160,15 +162,17 @@ class Changes:
     def _looked_at(self) -> bool:
         return bool(self._followers or self._onlookers) and not self.closed
 
+    async def _sweep(self) -> None:
+        """Finds what changed and nobody announced, however much else was."""
+        for onlooker in self._onlookers if self.blind else ():
+            onlooker.set()
+        known = {
+            one: max(f.found.row.changes if f.found else -1 for f in all_) for one, all_ in self._followers.items()
+        }
+        counts = await self._db.read(watches.changes_of, list(known)) if known else {}
+        self._changed.update(one for one, count in known.items() if counts.get(one) != count)
+
     async def _hand_out(self) -> None:
-        if not self._followers:
-            return
-        if not self._changed:
-            known = {
-                one: max(f.found.row.changes if f.found else -1 for f in all_) for one, all_ in self._followers.items()
-            }
-            counts = await self._db.read(watches.changes_of, list(known))
-            self._changed.update(one for one, count in known.items() if counts.get(one) != count)
         ids, self._changed = list(self._changed), set()
         try:
             found = await self._db.read(watches.read_many, ids) if ids else {}

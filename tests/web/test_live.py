@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from relay.parts import now
 from relay.store import watches
 from relay.web import live
 from tests.support import loopback
@@ -300,6 +301,20 @@ async def test_another_app_is_shown_nothing(api: Caller, stranger: Caller, name:
     for path, headers in (("/events", {}), ("", {"Prefer": "wait=25"})):
         problem(await stranger.http.get(f"/v1/watches/{watch['id']}{path}", headers=headers), 404)
     assert api.relay.changes.followers == 0
+
+
+async def test_what_nobody_announced_is_found_although_much_else_is(api: Caller, name: str) -> None:
+    """As behind a pooler, when another process has changed it and this one is busy."""
+    busy, quiet = [(await api.register(f"{name}-{one}", "https://app.example/hook"))["id"] for one in ("busy", "quiet")]
+    changes = api.relay.changes
+    with changes.follow(busy), changes.follow(quiet) as follower:
+        await api.relay.db.run(watches.cancel, api.app_id, quiet, now())
+
+        async def found() -> bool:
+            changes.announce([busy])
+            return follower.found is not None and follower.found.row.state == "cancelled"
+
+        await until(found, within=10)
 
 
 # The mirror

@@ -26,6 +26,9 @@ INTERVAL = 1.0
 SILENCE = 3.5
 """Seconds without a beat after which a process of another host counts as dead."""
 
+LONG_SILENCE = 120.0
+"""The same for one of this host that seems to run: its pid may be somebody else's by now."""
+
 
 def here() -> str:
     """A name for the set of processes among which a pid means the same: this boot of this host, this container."""
@@ -67,9 +70,12 @@ class Liveness:
                 self._freed()
 
     def _is_dead(self, other: Member, now: float) -> bool:
+        patience = SILENCE
         if other.host == self._me.host:
-            return other.pid == self._me.pid or not _is_running(other.pid)
-        return other.silent > SILENCE * 1000 and now - self._steady_since > SILENCE
+            if other.pid == self._me.pid or not _is_running(other.pid):
+                return True
+            patience = LONG_SILENCE
+        return other.silent > patience * 1000 and now - self._steady_since > patience
 
     async def leave(self) -> None:
         """Gives back whatever this process still has claimed, and says goodbye."""

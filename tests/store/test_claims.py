@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,11 +16,14 @@ import sqlalchemy as sa
 
 from relay.errors import Conflict
 from relay.ids import derived_id
+from relay.liveness import Liveness, here
 from relay.model import Attempt, Caution, DeliveryState, Kind, Outcome, Reading, Verdict, transition
-from relay.store import Database, health, invariant, migrate, outbox, polling, processes, replay, watches
+from relay.parts import now
+from relay.store import Database, health, invariant, migrate, outbox, polling, processes, replay, schema, watches
 from relay.store.group import Group
 from relay.store.schema import ailments, answers, attempts, deliveries, events
 from relay.store.schema import watches as watch_rows
+from relay.sweep import Process
 from tests.support import rows
 from tests.support.rows import NOW
 
@@ -293,6 +297,17 @@ def test_beats_tell_who_is_silent(db: Database) -> None:
     (a,) = db.run_here(processes.beat, processes.Member("b", "host-b", 2), NOW + 5000)
     assert (a.name, a.host, a.pid) == ("a", "host-a", 1)
     assert a.silent == 5000 if db.embedded else 0 <= a.silent < 5000, "by the database's clock, where it has one"
+
+
+@pytest.mark.anyio
+async def test_a_pid_that_somebody_else_has_by_now_does_not_keep_a_process_alive(db: Database) -> None:
+    for name, silent in (("busy", 30_000), ("dead", 600_000)):
+        db.run_here(processes.beat, processes.Member(name, here(), os.getppid()), now())
+        row = sa.update(schema.processes).where(schema.processes.c.name == name)
+        db.run_here(lambda tx, row=row, ms=silent: tx.execute(row.values(seen_at=schema.processes.c.seen_at - ms)))
+    await Liveness(db, Process("me", now), lambda: None).tick()
+    left = db.run_here(processes.beat, processes.Member("another", "host", 1), now())
+    assert {one.name for one in left} == {"me", "busy"}
 
 
 # Health

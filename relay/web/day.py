@@ -57,13 +57,13 @@ class Day:
     async def read(self, now: Millis) -> LastDay:
         """The day that ends now."""
         last = now // SLICE
-        first = last - SLICES + 1
-        begin = first
-        if time.monotonic() < self._anew_at and first <= self._known_to <= last:
-            begin = max(first, self._known_to - 1)  # what is counted is what was committed by then
-        else:
-            self._anew_at = time.monotonic() + ANEW
+        first, begun = last - SLICES + 1, time.monotonic()
+        anew = begun >= self._anew_at or not first <= self._known_to <= last
+        # What is counted is what was committed by then.
+        begin = first if anew else max(first, self._known_to - 1)
         past, known = await self._db.read(overview.past, begin * SLICE, SLICE), self._known
+        if anew:
+            self._anew_at = begun + ANEW
         self._known = overview.Past(
             _renewed(known.ends, past.ends, first, begin),
             _renewed(known.settled, past.settled, first, begin),

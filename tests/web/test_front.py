@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import ProgrammingError
 
 from relay import metrics
 from relay.budget import Budget, Limit
+from relay.errors import StoreUnavailable
 from relay.model import DeliveryState, Kind, State
 from relay.provider import Provider, load_definition
 from relay.sandbox import Played
@@ -132,6 +134,25 @@ async def test_what_was_erased_is_gone_from_the_running_half_hour(db: Database) 
     gone = await day.read(NOW)
     assert total(gone.ends, *State) == 0
     assert all(not one.counts for one in gone.lags)
+
+
+@pytest.mark.anyio
+async def test_a_day_that_could_not_be_counted_anew_is_the_next_time(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, day = rows.app(db), Day(db)
+    watch_id = rows.watch(db, app, "task")
+    end(db, watch_id, NOW)
+    now = NOW + 3 * SLICE
+    monkeypatch.setattr("relay.web.day.ANEW", 0.0)
+    assert total((await day.read(now)).ends, *State) == 1
+    monkeypatch.undo()
+    db.run_here(watches.erase, app, watch_id)
+    db.run_here(lambda tx: tx.exec_driver_sql("ALTER TABLE lags RENAME TO away"))
+    with pytest.raises((StoreUnavailable, ProgrammingError)):
+        await day.read(now)
+    db.run_here(lambda tx: tx.exec_driver_sql("ALTER TABLE away RENAME TO lags"))
+    assert total((await day.read(now)).ends, *State) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------- charts

@@ -92,7 +92,10 @@ class Request(BaseModel):
 
 
 HEADER_NAME, HEADER_VALUE = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$", r"^[ -~]{1,4096}$"
-FORBIDDEN_HEADERS = re.compile(r"(webhook-.*|content-.*|host|connection|transfer-encoding|upgrade|te|trailer|expect)")
+FORBIDDEN_HEADERS = re.compile(
+    "webhook-.*|content-.*|host|user-agent|traceparent|date|expect|te|trailer|transfer-encoding"
+    "|connection|keep-alive|upgrade|proxy-authorization"
+)
 
 
 def _headers(value: dict[str, str]) -> dict[str, str]:
@@ -117,7 +120,8 @@ class WebhookTarget(Request):
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(
         default={},
         max_length=MAX_HEADERS,
-        description="Static headers to send along, none of relay's own; kept sealed, shown masked.",
+        description="Static headers to send along; kept sealed, shown masked. None that relay sets (`webhook-*`, "
+        "`content-*`, `Host`, `User-Agent`, `Traceparent`, `Date`) or that belong to the connection.",
         repr=False,
         json_schema_extra={
             "propertyNames": {"pattern": HEADER_NAME},

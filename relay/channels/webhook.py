@@ -69,9 +69,11 @@ async def _outcome(response: httpx.Response, secrets: Sequence[str]) -> Outcome:
     if response.is_success:
         return Outcome(Verdict.DELIVERED, status=status, answer=answer, truncated=truncated)
     note = None
-    if response.is_redirect:
-        where = without(response.headers.get("location", "nowhere").encode(), spelt).decode()[:500]
+    if response.is_redirect and "location" in response.headers:
+        where = without(response.headers["location"].encode(), spelt).decode()[:500]
         note = f"redirects are not followed: register the final URL ({where}) instead"
+    elif response.is_redirect:
+        note = f"{status} is no success: the receiver must answer 2xx"
     if status == 410:
         note = "the receiver answered 410 Gone: nothing more is sent to this target"
     return Outcome(

@@ -117,7 +117,7 @@ def register(tx: sa.Connection, wanted: Sequence[Registration], now: Millis) -> 
         added = {t.fingerprint: t for t in one.targets if t.fingerprint not in held[watch_id]}
         if len(held[watch_id]) + len(added) > MAX_TARGETS:
             why = f"a watch may have {MAX_TARGETS} targets; this one has {len(held[watch_id])}"
-            answer.append(Invalid(errors=[FieldError("/targets", why)]))
+            answer.append(Invalid(f"/targets: {why}", errors=[FieldError("/targets", why)]))
             continue
         if created:
             ids[key] = watch_id

@@ -122,7 +122,7 @@ class Api:
         self, app: apps.App, item: Any, traceparent: str | None, no_room: TooManyWatches | None
     ) -> watches.Registration | RelayError:
         try:
-            return await self._registration(app, parse(WatchIn, item), traceparent, no_room)
+            return await self._registration(app, parse(WatchIn, item, what="the item"), traceparent, no_room)
         except RelayError as error:
             return error
 

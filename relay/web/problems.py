@@ -193,29 +193,30 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parse(model: type[M], value: Any, below: str = "") -> M:
+def parse(model: type[M], value: Any, below: str = "", what: str = "the body") -> M:
     """`value` as `model`.
 
     Args:
         below: the pointer of what the caller sent, where `value` wraps it.
+        what: `value`, to the caller.
 
     Raises:
         Invalid: with every field that is wrong and where it is.
     """
     if not isinstance(value, Mapping):
-        raise Invalid("the body must be a JSON object", errors=[FieldError("", "must be an object")])
+        raise Invalid(f"{what} must be a JSON object", errors=[FieldError("", "must be an object")])
     try:
         return model.model_validate(value)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
         errors = [FieldError(pointer(one["loc"]).removeprefix(below), _words(one)) for one in found]
-        raise Invalid(_summary(errors, error.error_count()), errors=errors) from None
+        raise Invalid(_summary(errors, error.error_count(), what), errors=errors) from None
 
 
-def _summary(errors: Sequence[FieldError], count: int) -> str:
+def _summary(errors: Sequence[FieldError], count: int, what: str) -> str:
     first = errors[0]
     more = f" (and {count - 1} more)" if count > 1 else ""
-    return f"{first.pointer or 'the body'}: {first.detail}{more}"
+    return f"{first.pointer or what}: {first.detail}{more}"
 
 
 _TYPE = "must have a 'type' of 'webhook' or 'slack'"

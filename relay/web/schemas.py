@@ -69,7 +69,7 @@ def split_url(url: str) -> SplitResult:
     if not parts.hostname or parts.port == 0:
         raise ValueError("must name a host, and a port between 1 and 65535 if any")
     if "@" in parts.netloc:
-        raise ValueError("must not contain a user name or password: use the target's headers")
+        raise ValueError("must not contain a user name or password: only a webhook target's headers can carry them")
     try:
         _ = httpx.URL(url).host
     except (httpx.InvalidURL, UnicodeError):  # 0177.0.0.1, 999.1.1.1, xn--a: what could not be called is not taken

@@ -347,9 +347,11 @@ async def test_a_test_event_is_signed_like_any_other(api: Caller, receiver: Rece
 async def test_a_test_that_fails_says_how(api: Caller, receiver: Receiver, name: str) -> None:
     receiver.scripts[f"/{name}"] = Answer(b"x" * 20_000, 500)
     receiver.scripts[f"/{name}/moved"] = Answer(b"", 302, {"location": "https://app.example/new"})
+    receiver.scripts[f"/{name}/as-before"] = Answer(b"", 304)
     cases: list[tuple[str, dict[str, Any]]] = [
         (f"{receiver.url}/{name}", {"status": 500, "error": "http_500", "verdict": "retry", "truncated": True}),
         (f"{receiver.url}/{name}/moved", {"status": 302, "error": "http_302", "verdict": "retry"}),
+        (f"{receiver.url}/{name}/as-before", {"note": "304 is no success: the receiver must answer 2xx"}),
         ("http://127.0.0.1:9/nobody", {"status": None, "error": "connect", "verdict": "retry"}),
         ("https://hook.invalid/", {"status": None, "error": "dns", "verdict": "retry"}),
         (receiver.url.replace("http", "https"), {"status": None, "error": "tls", "verdict": "retry"}),

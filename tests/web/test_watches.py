@@ -403,6 +403,7 @@ async def test_a_thousand_in_one_transaction_each_judged_by_itself_and_answered_
             assert set(item) == {"status", "watch"}
             assert (item["status"], item["watch"]["metadata"]) == (201, {"number": number})
             assert item["watch"]["task_id"] == f"{name}-{number}"
+    assert data[100]["error"]["detail"] == "the item must be a JSON object"
     assert await api.watch(data[997]["watch"]["id"]) == data[997]["watch"]
     assert await api.watch_of(f"{name}-500") is None
 
@@ -651,6 +652,7 @@ async def test_a_watch_has_at_most_a_hundred_targets_however_they_come(api: Call
     refused, kept = (await api.post("/v1/watches/batch", batch)).json()["data"]
     assert (refused["status"], kept["status"], len(kept["watch"]["targets"])) == (422, 200, 100)
     assert refused["error"]["errors"][0]["pointer"] == "/targets"
+    assert refused["error"]["detail"] == "/targets: a watch may have 100 targets; this one has 60"
     assert [t["url"] for t in kept["watch"]["targets"]] == [t["url"] for t in some(0, 100)]
 
 

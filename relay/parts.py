@@ -105,7 +105,10 @@ def load_providers(
         key = from_environment(variable(definition.name, "API_KEY"), environ) or ("sandbox" if played else None)
         providers[definition.name] = Provider(definition, key, _played() if played else transport)
     if settings.provider not in providers:
-        raise ConfigError(f"RELAY_PROVIDER: '{settings.provider}' is not declared in {settings.config}/providers")
+        declared = ", ".join(sorted(providers))
+        raise ConfigError(
+            f"RELAY_PROVIDER: '{settings.provider}' is not declared in {settings.config}/providers; there is {declared}"
+        )
     return providers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path as File
@@ -101,7 +102,8 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
         first = error.errors()[0]
         why = first["msg"].removeprefix("Value error, ")
         if base_url and first["loc"] == ("request", "base_url"):
-            raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}") from None
+            read = "" if re.search("[@?]", base_url) else f", not {base_url!r}"  # those hold secrets
+            raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}{read}") from None
         where = ".".join(str(part) for part in first["loc"] if part != "expressions")
         raise ConfigError(f"{file}: {where}: {why}") from None
 

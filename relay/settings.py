@@ -80,6 +80,13 @@ def _grants(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"[\w.\[\]:-]+", value, re.ASCII):
+            raise ValueError("must be hosts, such as hooks.slack.com, or with a port hooks.example:8443")
+    return values
+
+
 def _database_url(value: str) -> str:
     if not re.match(r"(postgres(ql)?(\+psycopg)?|sqlite)://", value):
         raise ValueError("must begin with postgres://, postgresql:// or sqlite:///")
@@ -152,7 +159,9 @@ class Settings(BaseModel):
     slack_api_url: str = Field("https://slack.com/api/", alias="SLACK_API_URL", pattern=r"^https?://[^\s?#]+$")
     slack_signing_secret: str | None = Field(None, alias="SLACK_SIGNING_SECRET", min_length=8, repr=False)
     slack_teams: Annotated[Words, AfterValidator(_grants)] = Field((), alias="RELAY_SLACK_TEAMS")
-    slack_hook_hosts: Words = Field(("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS")
+    slack_hook_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
+        ("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS"
+    )
     metrics_token: str | None = Field(None, alias="RELAY_METRICS_TOKEN", min_length=8, repr=False)
     admin_password: str | None = Field(None, alias="RELAY_ADMIN_PASSWORD", min_length=8, repr=False)
     trusted_hops: int = Field(0, alias="RELAY_TRUSTED_HOPS", ge=0, le=10)

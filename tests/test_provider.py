@@ -202,6 +202,7 @@ def test_a_table_that_must_be_there(table: str, tmp_path: Path) -> None:
 def test_a_wrong_address_in_the_environment_names_the_variable(base_url: str, tmp_path: Path) -> None:
     line = refusal(tmp_path, MINIMAL, "my-api", MY_API_BASE_URL=base_url)
     assert line.startswith("MY_API_BASE_URL: must be an address with https:// or http://")
+    assert (f", not '{base_url}'" in line) == ("@" not in base_url and "?" not in base_url)
     assert "hunter2" not in line
 
 

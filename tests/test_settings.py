@@ -279,6 +279,7 @@ def test_no_secret_shows_in_the_repr(folder: Path) -> None:
         ("RELAY_ALLOWED_NETWORKS", "10.0.0.0/8,everywhere", "CIDR notation"),
         ("RELAY_ALLOWED_NETWORKS", "10.0.0.1/8", "CIDR notation"),
         ("SLACK_API_URL", "slack.com", "https?://"),
+        ("SLACK_HOOK_HOSTS", "https://hooks.example/services", "such as hooks.slack.com"),
         ("RELAY_SANDBOX", "maybe", "boolean"),
         ("RELAY_GRACE", "1h", "less than or equal to 300"),
         ("RELAY_GRACE", "-1", "90s, 5m, 2h, 30d"),

@@ -102,7 +102,8 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
         first = error.errors()[0]
         why = first["msg"].removeprefix("Value error, ")
         if base_url and first["loc"] == ("request", "base_url"):
-            read = "" if re.search("[@?]", base_url) else f", not {base_url!r}"  # those hold secrets
+            # What is no address may be a key that was pasted here, and an address may hold one.
+            read = f", not {base_url!r}" if re.fullmatch(r"\w+://[^@?]*", base_url) else ""
             raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}{read}") from None
         where = ".".join(str(part) for part in first["loc"] if part != "expressions")
         raise ConfigError(f"{file}: {where}: {why}") from None

@@ -198,11 +198,19 @@ def test_a_table_that_must_be_there(table: str, tmp_path: Path) -> None:
     assert refusal(tmp_path, text).startswith(f"{tmp_path / 'example.toml'}: {table}: Field required")
 
 
-@pytest.mark.parametrize("base_url", ["api.example", "https://api.example/?a=b", "https://x:hunter2@api.example"])
-def test_a_wrong_address_in_the_environment_names_the_variable(base_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("base_url", "shown"),
+    [
+        ("ftp://api.example", True),
+        ("https://api.example/?key=hunter2", False),
+        ("https://x:hunter2@api.example", False),
+        ("sk-hunter2", False),
+    ],
+)
+def test_a_wrong_address_in_the_environment_names_the_variable(base_url: str, shown: bool, tmp_path: Path) -> None:
     line = refusal(tmp_path, MINIMAL, "my-api", MY_API_BASE_URL=base_url)
     assert line.startswith("MY_API_BASE_URL: must be an address with https:// or http://")
-    assert (f", not '{base_url}'" in line) == ("@" not in base_url and "?" not in base_url)
+    assert (f", not '{base_url}'" in line) == shown
     assert "hunter2" not in line
 
 

@@ -9,6 +9,8 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Literal
 
@@ -22,7 +24,9 @@ from relay.vault import Vault
 from relay.web.answers import TargetOut
 from relay.web.schemas import SlackTarget, WebhookTarget, split_url
 
-RESOLVE_TIMEOUT = 2.0
+RESOLVE_TIMEOUT, LOOKUPS = 2.0, 8
+"""Seconds for which a name is looked up, and names at once: in threads that only registrations wait for."""
+
 MASK = "********"
 NEVER_PUBLIC = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".intranet")
 
@@ -46,6 +50,7 @@ class Addresses:
 
     def __init__(self, settings: Settings, guard: Guard, vault: Vault) -> None:
         self._settings, self._guard, self._vault = settings, guard, vault
+        self._threads = ThreadPoolExecutor(LOOKUPS, "registration")
 
     async def check(self, target: WebhookTarget | SlackTarget) -> None:
         """Refuses a target that could never be reached, or must not be.
@@ -78,11 +83,21 @@ class Addresses:
         local = "." not in host or host.endswith(NEVER_PUBLIC)
         if parts.scheme == "https" and not local:
             return
-        found = [ip_address(text) for text in await _resolve(host)]
+        found = [ip_address(text) for text in await self._resolve(host)]
         if local and not (found and all(self._guard.permits(address) for address in found)):
             raise Refused(field, private)
         if parts.scheme == "http" and not (found and all(self._guard.allows(address) for address in found)):
             raise Refused(field, "must begin with https:// (http:// only within RELAY_ALLOWED_NETWORKS)")
+
+    async def _resolve(self, host: str) -> Sequence[str]:
+        """The addresses of a name; none when it has none, or none in time."""
+        look_up = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+        try:
+            async with asyncio.timeout(RESOLVE_TIMEOUT):
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        except (OSError, TimeoutError, UnicodeError):
+            return ()
+        return [str(info[4][0]) for info in found]
 
     def seal(self, app_id: str, target: WebhookTarget | SlackTarget) -> NewTarget:
         """The target as it is stored for an app."""
@@ -123,13 +138,3 @@ class Addresses:
         else:
             shown["channel"] = address["channel"]
         return shown
-
-
-async def _resolve(host: str) -> Sequence[str]:
-    """The addresses of a name; none when it has none, or none in time."""
-    try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT):
-            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError, UnicodeError):
-        return ()
-    return [str(info[4][0]) for info in found]

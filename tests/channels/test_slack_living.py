@@ -174,8 +174,8 @@ async def test_it_is_posted_edited_and_ended(scene: Scene) -> None:
     assert root["text"].startswith("Render finished")
     assert actions(root) == [OPEN]
     [reply] = replies(scene.slack, root)
-    assert reply["text"] == f"Render finished\n<{LINK['url']}|Open the result>"
-    (block,) = reply["blocks"]
+    assert reply["text"] == f"Render finished: “make animate &lt;!channel&gt;”\n<{LINK['url']}|Open the result>"
+    block = reply["blocks"][0]
     assert block["text"]["text"] == f":white_check_mark: *Render finished*\n<{LINK['url']}|Open the result>"
     assert [call.method for call in scene.slack.calls] == [POST, UPDATE, UPDATE, POST]
     scene.now += 10_000_000

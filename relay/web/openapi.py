@@ -11,7 +11,8 @@ from pydantic.json_schema import JsonSchemaMode
 from relay import __version__
 from relay.model import EventData, EventType
 from relay.web import answers, schemas
-from relay.web.operations import HEADERS, LIMITED, OF_THE_PROCESS, SOMETIMES, Json, headers_of, json_of, paths, ref
+from relay.web.operations import OF_THE_PROCESS, paths
+from relay.web.spec import HEADERS, LIMITED, SOMETIMES, Json, headers_of, json_of, ref
 
 _SCHEMAS: tuple[tuple[type[Any], JsonSchemaMode], ...] = (
     (schemas.WatchIn, "validation"),

@@ -2,104 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from relay.web.live import MAX_WAIT
-from relay.web.params import DEFAULT_LIMIT, MAX_LIMIT
 from relay.web.schemas import PRINTABLE
-
-Json = dict[str, Any]
-
-
-def ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def json_of(schema: Json) -> Json:
-    return {"application/json": {"schema": schema}}
-
-
-HEADERS = {
-    "Age": "Seconds since the upstream last said so.",
-    "ETag": "Names the watch as it is shown here, but for what every poll changes.",
-    "Preference-Applied": "`wait=N`: for how many seconds the answer could have been held back.",
-    "Relay-Watch": "The watch of this task.",
-    "Location": "Of the watch.",
-    "RateLimit": "What is left of the key's requests, and in how many seconds it has all of them again.",
-    "RateLimit-Policy": "How many requests a key may make in how many seconds.",
-    "Retry-After": "Seconds to wait.",
-    "WWW-Authenticate": "`Bearer`.",
-    "X-Request-ID": "Names this request in the log.",
-}
-SOMETIMES = ("Preference-Applied", "Relay-Watch")
-LIMITED = ("RateLimit", "RateLimit-Policy", "X-Request-ID")
-
-
-def headers_of(*names: str) -> Json:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _answer(description: str, name: str, *headers: str) -> Json:
-    return {"description": description, "headers": headers_of(*LIMITED, *headers), "content": json_of(ref(name))}
-
-
-def _links(path: str, *operations: str) -> Json:
-    """Where the id in an answer leads."""
-    return {
-        "links": {name: {"operationId": name, "parameters": {"id": f"$response.body#{path}"}} for name in operations}
-    }
-
-
-def _query(name: str, description: str, **schema: Any) -> Json:
-    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
-
-
-def _header(name: str, description: str) -> Json:
-    schema = {"type": "string"}
-    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
-
-
-def _id(prefix: str) -> Json:
-    schema = {"type": "string", "examples": [f"{prefix}_01K6X15VHRFF09DKKQJRZWHM60"]}
-    return {"name": "id", "in": "path", "required": True, "schema": schema}
-
-
-_NO_NUL = r"^[^\x00]*$"
-
-
-def _page(prefix: str) -> tuple[Json, ...]:
-    pattern = rf"^{prefix}_[0-9A-Z]{{26}}$"
-    return (
-        _query("cursor", "The `next_cursor` of the page before.", type="string", pattern=pattern),
-        _query("limit", "How many.", type="integer", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT),
-    )
-
-
-def _operation(
-    tag: str,
-    operation_id: str,
-    summary: str,
-    description: str,
-    answers: Json,
-    problems: Sequence[int],
-    parameters: Sequence[Json] = (),
-    body: Json | None = None,
-) -> Json:
-    operation: Json = {
-        "tags": [tag],
-        "operationId": operation_id,
-        "summary": summary,
-        "description": description,
-        "responses": answers
-        | {str(status): {"$ref": f"#/components/responses/{status}"} for status in (*problems, 401, 429, 503)},
-    }
-    if parameters:
-        operation["parameters"] = list(parameters)
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": json_of(body)}
-    return operation
-
+from relay.web.spec import (
+    LIMITED,
+    NO_NUL,
+    Json,
+    answer_of,
+    header,
+    headers_of,
+    health,
+    id_of,
+    json_of,
+    links_to,
+    operation,
+    page,
+    query,
+    ref,
+)
 
 _TARGET = {
     "oneOf": [ref("WebhookTarget"), ref("SlackTarget")],
@@ -118,7 +38,7 @@ def paths() -> Json:
     states = ["watching", "completed", "failed", "expired", "lost", "cancelled"]
     return {
         "/v1/watches": {
-            "post": _operation(
+            "post": operation(
                 "Watches",
                 "registerWatch",
                 "Watch a task",
@@ -129,48 +49,49 @@ def paths() -> Json:
                 "one before, and `metadata` and the deadline stay as they are. A watch that was stopped makes room for "
                 "a new one.",
                 {
-                    "201": _answer("A new watch.", "WatchOut", "Location") | _links("/id", "readWatch", "stopWatch"),
-                    "200": _answer("The watch that was there, with the new targets added.", "WatchOut"),
+                    "201": answer_of("A new watch.", "WatchOut", "Location")
+                    | links_to("/id", "readWatch", "stopWatch"),
+                    "200": answer_of("The watch that was there, with the new targets added.", "WatchOut"),
                 },
                 _BODY,
                 body=ref("WatchIn"),
             ),
-            "get": _operation(
+            "get": operation(
                 "Watches",
                 "listWatches",
                 "List watches",
                 "The app's watches, newest first.",
-                {"200": _answer("A page.", "WatchPage")},
+                {"200": answer_of("A page.", "WatchPage")},
                 (422,),
                 (
-                    _query("state", "Only in this state.", type="string", enum=states),
-                    _query("provider", "Only of this provider.", type="string", pattern=_NO_NUL),
-                    _query("task_id", "Only of this task.", type="string", pattern=_NO_NUL),
-                    *_page("wch"),
+                    query("state", "Only in this state.", type="string", enum=states),
+                    query("provider", "Only of this provider.", type="string", pattern=NO_NUL),
+                    query("task_id", "Only of this task.", type="string", pattern=NO_NUL),
+                    *page("wch"),
                 ),
             ),
         },
         "/v1/watches/batch": {
-            "post": _operation(
+            "post": operation(
                 "Watches",
                 "registerWatches",
                 "Watch many tasks",
                 "Up to 1,000 registrations in one transaction. Each is judged by itself and answered in order; good "
                 "ones are kept although others are refused, such as a watch too many (429).",
-                {"200": _answer("One item per registration, in order.", "BatchOut")},
+                {"200": answer_of("One item per registration, in order.", "BatchOut")},
                 _BODY,
                 body=ref("BatchIn"),
             )
         },
         "/v1/watches/{id}": {
-            "get": _operation(
+            "get": operation(
                 "Watches",
                 "readWatch",
                 "Read a watch",
                 "The watch as it stands; with `Prefer: wait`, as soon as it is no longer what it was. Its `ETag` is "
                 "weak: it leaves out `polls`, `last_poll_at`, `next_poll_at` and `estimated_end`.",
                 {
-                    "200": _answer("The watch.", "WatchOut", "ETag", "Preference-Applied"),
+                    "200": answer_of("The watch.", "WatchOut", "ETag", "Preference-Applied"),
                     "304": {
                         "description": "It still is what `If-None-Match` names.",
                         "headers": headers_of(*LIMITED, "ETag", "Preference-Applied"),
@@ -178,16 +99,16 @@ def paths() -> Json:
                 },
                 (404,),
                 (
-                    _id("wch"),
-                    _header(
+                    id_of("wch"),
+                    header(
                         "Prefer",
                         f"`wait=N` holds the answer for up to N seconds (at most {MAX_WAIT}) until the watch is no "
                         "longer what `If-None-Match` names, or without that, what it is now.",
                     ),
-                    _header("If-None-Match", "The `ETag` of what you have."),
+                    header("If-None-Match", "The `ETag` of what you have."),
                 ),
             ),
-            "delete": _operation(
+            "delete": operation(
                 "Watches",
                 "stopWatch",
                 "Stop watching",
@@ -195,8 +116,8 @@ def paths() -> Json:
                 {"204": {"description": "Stopped.", "headers": headers_of(*LIMITED)}},
                 (404, 422),
                 (
-                    _id("wch"),
-                    _query(
+                    id_of("wch"),
+                    query(
                         "erase",
                         "Also removes everything stored about the task, undelivered events too.",
                         type="boolean",
@@ -205,7 +126,7 @@ def paths() -> Json:
             ),
         },
         "/v1/watches/{id}/events": {
-            "get": _operation(
+            "get": operation(
                 "Watches",
                 "followWatch",
                 "Follow a watch",
@@ -228,72 +149,70 @@ def paths() -> Json:
                     },
                 },
                 (404,),
-                (_id("wch"), _header("Last-Event-ID", "The `id` of the last event that you heard.")),
+                (id_of("wch"), header("Last-Event-ID", "The `id` of the last event that you heard.")),
             )
         },
         "/v1/deliveries": {
-            "get": _operation(
+            "get": operation(
                 "Deliveries",
                 "listDeliveries",
                 "List deliveries",
                 "The outbox: every event on its way to every target, newest first, with its attempts.",
-                {"200": _answer("A page.", "DeliveryPage") | _links("/data/0/id", "readDelivery", "retryDelivery")},
+                {"200": answer_of("A page.", "DeliveryPage") | links_to("/data/0/id", "readDelivery", "retryDelivery")},
                 (422,),
                 (
-                    _query(
-                        "state", "Only in this state.", type="string", enum=["pending", "held", "delivered", "dead"]
-                    ),
-                    _query("watch_id", "Only of this watch.", type="string", pattern=_NO_NUL),
-                    *_page("dlv"),
+                    query("state", "Only in this state.", type="string", enum=["pending", "held", "delivered", "dead"]),
+                    query("watch_id", "Only of this watch.", type="string", pattern=NO_NUL),
+                    *page("dlv"),
                 ),
             )
         },
         "/v1/deliveries/{id}": {
-            "get": _operation(
+            "get": operation(
                 "Deliveries",
                 "readDelivery",
                 "Read a delivery",
                 "The delivery with its attempts.",
-                {"200": _answer("The delivery.", "DeliveryOut")},
+                {"200": answer_of("The delivery.", "DeliveryOut")},
                 (404,),
-                (_id("dlv"),),
+                (id_of("dlv"),),
             )
         },
         "/v1/deliveries/{id}/retry": {
-            "post": _operation(
+            "post": operation(
                 "Deliveries",
                 "retryDelivery",
                 "Send again",
                 "Sends the delivery again now, with the same `webhook-id` and a fresh schedule.",
-                {"202": _answer("It is on its way.", "DeliveryOut")},
+                {"202": answer_of("It is on its way.", "DeliveryOut")},
                 (404, 409),
-                (_id("dlv"),),
+                (id_of("dlv"),),
             )
         },
         "/v1/deliveries/retry": {
-            "post": _operation(
+            "post": operation(
                 "Deliveries",
                 "retryDeliveries",
                 "Send many again",
                 "For after a receiver's outage: sends again every delivery in a state, by default the dead ones.",
-                {"202": _answer("They are on their way.", "Retried")},
+                {"202": answer_of("They are on their way.", "Retried")},
                 _BODY,
                 body=ref("RetryIn"),
             )
         },
         "/v1/targets/test": {
-            "post": _operation(
+            "post": operation(
                 "Targets",
                 "testTarget",
                 "Try a target",
                 "Sends a signed `relay.test` event to a target, without a watch, and says what came of it.",
-                {"200": _answer("The attempt.", "TestOut")},
+                {"200": answer_of("The attempt.", "TestOut")},
                 _BODY,
                 body=_TARGET,
             )
         },
         "/v1/video/query": {
-            "get": _operation(
+            "get": operation(
                 "Providers",
                 "queryVideo",
                 "The query endpoint, mirrored",
@@ -312,7 +231,7 @@ def paths() -> Json:
                 (422, 502),
                 (
                     {
-                        **_query(
+                        **query(
                             "id",
                             "The task's id; no part of it between slashes is '.' or '..'.",
                             type="string",
@@ -326,41 +245,27 @@ def paths() -> Json:
             )
         },
         "/v1/providers": {
-            "get": _operation(
+            "get": operation(
                 "Providers",
                 "listProviders",
                 "List providers",
                 "The upstreams that this deployment can watch.",
-                {"200": _answer("The providers.", "Providers")},
+                {"200": answer_of("The providers.", "Providers")},
                 (),
             )
         },
     }
 
 
-def _health(name: str, summary: str, description: str, answers: dict[str, tuple[str, Json]]) -> Json:
-    """What a platform asks, which has no key."""
-    responses = {
-        status: {
-            "description": text,
-            "headers": headers_of("X-Request-ID"),
-            "content": json_of({"type": "object", "required": list(fields), "properties": fields}),
-        }
-        for status, (text, fields) in answers.items()
-    }
-    operation = {"tags": ["Health"], "operationId": name, "summary": summary, "description": description}
-    return {"get": {**operation, "security": [], "responses": responses}}
-
-
 _REASONS = {"type": "array", "items": {"type": "string"}}
 OF_THE_PROCESS = {
-    "/healthz": _health(
+    "/healthz": health(
         "healthz",
         "Is it alive",
         "The process answers. Restart it if it does not.",
         {"200": ("It does.", {"status": {"const": "ok"}})},
     ),
-    "/readyz": _health(
+    "/readyz": health(
         "readyz",
         "Is it ready",
         "The process can do its work: database, schema and clock are well. Send it no requests if it is not.",

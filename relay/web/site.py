@@ -20,8 +20,8 @@ from relay.errors import NotFound, RelayError, Unauthorized
 from relay.metrics import REGISTRY
 from relay.web import api, dashboard, openapi, slack
 from relay.web.context import Context, context_of
-from relay.web.operations import HEADERS
 from relay.web.problems import JsonResponse, RequestId, on_exception, on_http_exception, on_relay_error
+from relay.web.spec import HEADERS
 
 _templates = Jinja2Templates(Path(__file__).parent / "templates")
 

@@ -13,10 +13,12 @@ from relay import keyring, metrics
 from relay.budget import Budget, Limit
 from relay.channels.base import Channel, Message
 from relay.errors import NotFound, StoreUnavailable
-from relay.model import Attempt, DeliveryState, Millis, Outcome, Verdict, rfc3339
+from relay.ids import new_id
+from relay.model import Attempt, DeliveryState, EventType, Millis, Outcome, Verdict, event_body, rfc3339
 from relay.retry import next_attempt
 from relay.store import Database, apps, outbox, traces
 from relay.store.group import Group
+from relay.store.watches import FoundTarget, NewTarget
 from relay.sweep import Process, Sweep
 from relay.tracing import Tracing
 from relay.vault import Vault
@@ -81,7 +83,7 @@ class Dispatcher(Sweep[outbox.Claim]):
         started = time.monotonic()
         try:
             address = orjson.loads(self._vault.open(claim.address, claim.target_id))
-            attempt = await self.attempt(
+            attempt = await self._attempt(
                 claim.app_id,
                 claim.target_type,
                 address,
@@ -115,7 +117,17 @@ class Dispatcher(Sweep[outbox.Claim]):
         super().halt()
         self._receivers.close()
 
-    async def attempt(
+    async def test(
+        self, app_id: str, target: NewTarget | FoundTarget, words: str, traceparent: str | None = None
+    ) -> tuple[str, Attempt]:
+        """Sends a `relay.test` event to a target now, signed as every other; its webhook-id, and what came of it."""
+        message_id, kind = new_id("evt"), EventType.TEST
+        body = event_body(kind, self._clock(), {"message": words})
+        address = orjson.loads(self._vault.open(target.address, target.id))
+        attempt = await self._attempt(app_id, target.type, address, message_id, kind, body, 1, traceparent=traceparent)
+        return message_id, attempt
+
+    async def _attempt(
         self,
         app_id: str,
         target_type: str,

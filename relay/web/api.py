@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import orjson
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,8 +15,7 @@ from starlette.routing import Route
 
 from relay.cadence import first_poll
 from relay.errors import NotFound, RelayError, TooManyRequests, TooManyWatches
-from relay.ids import new_id
-from relay.model import DeliveryState, EventType, State, Verdict, event_body
+from relay.model import DeliveryState, State, Verdict
 from relay.poller import key_owner
 from relay.store import apps, replay, watches
 from relay.store.group import Group
@@ -275,20 +273,9 @@ class Api:
             await context.addresses.check(target)
         except Refused as refused:
             raise invalid(f"/{refused.field}", str(refused)) from None
-        sealed = context.addresses.seal(app.id, target)
-        address = orjson.loads(context.vault.open(sealed.address, sealed.id))
-        message_id = new_id("evt")
-        said = {"message": "This is a test event of relay. Its signature is made like that of every other event."}
-        attempt = await context.dispatcher.attempt(
-            app.id,
-            target.type,
-            address,
-            message_id,
-            EventType.TEST,
-            event_body(EventType.TEST, context.clock(), said),
-            1,
-            traceparent=request.headers.get("traceparent"),
-        )
+        words = "This is a test event of relay. Its signature is made like that of every other event."
+        sealed, parent = context.addresses.seal(app.id, target), request.headers.get("traceparent")
+        message_id, attempt = await context.dispatcher.test(app.id, sealed, words, parent)
         delivered = attempt.outcome.verdict is Verdict.DELIVERED
         return JsonResponse(TestOut(webhook_id=message_id, delivered=delivered, attempt=show_attempt(attempt)))
 

@@ -23,8 +23,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from relay.errors import Invalid, NotFound, RelayError
-from relay.ids import new_id
-from relay.model import EventType, Verdict, event_body
+from relay.model import Verdict
 from relay.settings import Settings
 from relay.store import overview, replay, watches
 from relay.web import pages
@@ -145,16 +144,8 @@ class Dashboard:
         target = next((one for one in found.targets if one.id == target_id), None) if found else None
         if found is None or target is None:
             raise NotFound(f"there is no target '{target_id[:64]}' of this watch")
-        message = {"message": "This is a test event of relay, sent from its dashboard. Its signature is a real one."}
-        attempt = await context.dispatcher.attempt(
-            found.row.app_id,
-            target.type,
-            orjson.loads(context.vault.open(target.address, target.id)),
-            new_id("evt"),
-            EventType.TEST,
-            event_body(EventType.TEST, context.clock(), message),
-            1,
-        )
+        words = "This is a test event of relay, sent from its dashboard. Its signature is a real one."
+        _, attempt = await context.dispatcher.test(found.row.app_id, target, words)
         outcome, took = attempt.outcome, pages.span(attempt.latency_ms)
         if outcome.verdict is Verdict.DELIVERED:
             return f"The test event arrived: {outcome.status or 'taken'} in {took}."

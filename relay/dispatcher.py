@@ -28,8 +28,8 @@ log = structlog.stdlib.get_logger(__name__)
 LEASE = 45.0
 """Seconds that a claim holds: longer than one attempt's deadline and its record."""
 
-SECRETS_CACHE = 5.0
-"""Seconds for which an app's signing secrets once read are used."""
+SECRETS_CACHE = 1.0
+"""Seconds for which an app's signing secrets once read are used: so late may a new one begin to sign."""
 
 MAX_IN_FLIGHT, WAITING = 300, 40
 """Attempts under way at once in one process; and how many may wait for one receiver, or one host."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from ipaddress import ip_address
 from typing import Any, Self
 
 import httpx
@@ -31,11 +32,14 @@ class ApiAway(ApiRefused):
 
 
 class Api:
-    """relay's HTTP API.
+    """relay's HTTP API. The environment's proxies are for what is elsewhere, not for this machine.
 
     Args:
         url: where relay is.
         key: an app's API key.
+
+    Raises:
+        ApiRefused: nothing can be asked with this address, this key or the environment's proxies.
     """
 
     def __init__(self, url: str, key: str) -> None:
@@ -43,7 +47,15 @@ class Api:
             raise ApiRefused("the API key holds characters that no header can carry")
         self.key = key
         self._url = url
-        self._client = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        # A transport of one's own is what httpx uses no proxy with; the environment's certificates still count.
+        direct = httpx.AsyncHTTPTransport() if _here(url) else None
+        headers = {"Authorization": f"Bearer {key}"}
+        try:
+            self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=30, transport=direct)
+        except (ImportError, ValueError, httpx.InvalidURL):  # a text of theirs may hold the proxy's password
+            raise ApiRefused(
+                "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY: the proxy cannot be used, it must be like http://proxy:3128"
+            ) from None
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,6 +96,18 @@ class Api:
         if not response.is_success:
             raise (ApiAway if away else ApiRefused)(str(body.get("detail", response.status_code)))
         return body
+
+
+def _here(url: str) -> bool:
+    """Whether the address is one of this machine."""
+    try:
+        host = httpx.URL(url).host
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ApiRefused(f"RELAY_URL: {url!r} is no address: {error}") from None
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _look(api: Api, watch_id: str, console: Console) -> dict[str, Any]:

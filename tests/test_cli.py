@@ -321,6 +321,7 @@ async def test_watch_says_what_is_wrong_with_its_surroundings(shell: Shell, rece
     cases: list[tuple[str, str, str]] = [
         ("http://127.0.0.1:9", "rly_x", "no answer from http://127.0.0.1:9.*RELAY_URL"),
         ("http://[", "rly_x", "RELAY_URL"),
+        ("http://[::1", "rly_x", "RELAY_URL: 'http://\\[::1' is no address"),
         ("localhost:8000", "rly_x", "RELAY_URL"),
         (receiver.url, "rly_x", "does not answer like relay.*RELAY_URL"),
         (f"{receiver.url}/html", "rly_x", "does not answer like relay.*RELAY_URL"),
@@ -330,6 +331,23 @@ async def test_watch_says_what_is_wrong_with_its_surroundings(shell: Shell, rece
     ran = await shell.run_each([(words, {"RELAY_URL": url, "RELAY_API_KEY": key}) for url, key, _ in cases])
     for (url, key, expected), one in zip(cases, ran, strict=True):
         assert re.search(expected, one.complaint), (url, key)
+
+
+async def test_the_environments_proxies_are_for_what_is_elsewhere(shell: Shell, receiver: Receiver) -> None:
+    receiver.scripts["/v1/watches"] = Answer(b'["JSON, but not like relay"]', 404)
+    nobody, unusable = "http://127.0.0.1:1", "socks9://u:hidden@127.0.0.1:1"
+    here, port = receiver.url, httpx.URL(receiver.url).port
+    cases = [
+        ({"RELAY_URL": here, "HTTP_PROXY": nobody, "ALL_PROXY": unusable}, "does not answer like relay"),
+        ({"RELAY_URL": f"http://localhost:{port}", "HTTP_PROXY": nobody}, "does not answer like relay"),
+        ({"RELAY_URL": "http://relay.invalid", "HTTP_PROXY": here}, "does not answer like relay"),
+        ({"RELAY_URL": "http://relay.invalid", "ALL_PROXY": unusable}, "ALL_PROXY: the proxy cannot be used"),
+    ]
+    words = ("watch", "x", "--webhook", "https://x")
+    ran = await shell.run_each([(words, environ) for environ, _ in cases], RELAY_API_KEY="rly_x")
+    for (environ, expected), one in zip(cases, ran, strict=True):
+        assert expected in one.complaint, environ
+        assert "hidden" not in one.err
 
 
 async def test_watch_takes_its_key_from_a_file_and_rides_over_an_outage(shell: Shell, receiver: Receiver) -> None:

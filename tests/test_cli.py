@@ -249,6 +249,7 @@ def test_without_words_it_shows_its_commands() -> None:
         "apps create",
         "apps create a b",
         "apps rotate-secret shop --overlap soon",
+        "apps rotate-secret shop --overlap 366d",
         "providers check",
         "providers try unified-video",
     ],

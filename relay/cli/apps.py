@@ -86,7 +86,7 @@ def rotate_key(name: str, as_json: Json = False) -> None:
 
 def rotate_secret(
     name: str,
-    overlap: Annotated[str, typer.Option(help="How long the old secret signs along: 90s, 5m, 24h, 7d.")] = "24h",
+    overlap: Annotated[str, typer.Option(help="How long the old secret signs along: 90s, 24h; 365d at most.")] = "24h",
     as_json: Json = False,
 ) -> None:
     """Gives an app a new signing secret and prints it, this once; events carry both signatures during the overlap.
@@ -96,13 +96,15 @@ def rotate_secret(
     from relay import keyring
     from relay.model import rfc3339
     from relay.parts import now, open_vault
-    from relay.settings import duration
+    from relay.settings import DAY, duration
     from relay.store import apps
 
     try:
         seconds = float(str(duration(overlap)))
     except ValueError as error:
         raise typer.BadParameter(f"--overlap: {error}") from None
+    if seconds > 365 * DAY:
+        raise typer.BadParameter(f"--overlap: at most 365d, not {overlap}")
     secret = signing.new_secret()
     with _app(name) as (settings, db, app):
         vault = open_vault(settings)

@@ -273,6 +273,31 @@ async def test_wrong_usage_of_the_real_thing_is_2(shell: Shell) -> None:
     assert (version.code, version.out, version.err) == (0, f"{__version__}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("into", "environ", "code", "said"),
+    [
+        ("apps list --json >&-", {}, 0, ""),
+        ("config >&- 2>&-", {}, 0, ""),
+        ("apps list >/dev/full", {}, 1, "relay: cannot write: No space left on device\n"),
+        ("apps list --json >/dev/full", {}, 1, "relay: cannot write: No space left on device\n"),
+        ("config | cat", {"PYTHONIOENCODING": "ascii", "RELAY_PROVIDER": "café"}, 0, ""),
+    ],
+)
+async def test_what_standard_output_cannot_take_is_no_traceback(
+    shell: Shell, into: str, environ: dict[str, str], code: int, said: str
+) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"set -o pipefail; exec {sys.executable} -m relay {into}",
+        executable="/bin/bash",
+        env=shell.environ | environ,
+        cwd=shell.folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, error = await process.communicate()
+    assert (process.returncode, error.decode()) == (code, said)
+
+
 # A user's mistakes
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from relay import __version__
 from relay.cli import apps, keep, providers, run, slack
-from relay.cli.base import console
+from relay.cli.base import console, make_streams_writable, nowhere
 from relay.errors import RelayError
 
 
@@ -79,8 +80,21 @@ def _options(
 
 def main() -> None:
     """The command `relay`: 0 ok, 1 failed, 2 wrong usage."""
+    make_streams_writable()
     try:
-        cli()
+        try:
+            cli()
+        finally:
+            sys.stdout.flush()
     except RelayError as error:
-        print(f"relay: {error.detail}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error.detail)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
+            raise
+        sys.stdout = nowhere()  # or the interpreter would try once more, and complain
+        _fail(f"cannot write: {error.strerror}")
+
+
+def _fail(why: str) -> NoReturn:
+    print(f"relay: {why}", file=sys.stderr)
+    sys.exit(1)

@@ -7,10 +7,12 @@ Importing is most of what a short command would take, so the modules of the comm
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import orjson
 import typer
@@ -21,9 +23,24 @@ if TYPE_CHECKING:
     from relay.store import Database
 
 # Names and answers are text, not rich's markup; and what is piped on is not cut to 80 columns.
-console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 1000)
+_on_screen = sys.stdout is not None and sys.stdout.isatty()
+console = Console(highlight=False, markup=False, emoji=False, width=None if _on_screen else 1000)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def nowhere() -> TextIO:
+    """A stream that keeps nothing of what it is given."""
+    return Path(os.devnull).open("w")
+
+
+def make_streams_writable() -> None:
+    """Has a closed standard stream lead nowhere, and replaces what the encoding of standard output does not know."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, nowhere())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def run_async(work: Coroutine[Any, Any, Any]) -> Any:

@@ -309,7 +309,7 @@ async def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
         mistakes: list[tuple[Sequence[str], dict[str, str], str]] = [
             (("serve",), {"DYNO": "web.1", "RELAY_SECRET_KEY": "x" * 16}, "DATABASE_URL"),
             (("serve",), {"PORT": port, "RELAY_HOST": "127.0.0.1"}, port),
-            (("listen", "--port", port), {}, port),
+            (("listen", "--port", port), {}, f"--port: cannot listen on .*:{port}: .*; choose another"),
             (("serve",), {"RELAY_CONFIG": "nowhere"}, "'nowhere' is not a folder"),
             (("serve",), {"RELAY_PROVIDER": "nope"}, "'nope' is not declared.*there is .*unified-video"),
             (("serve",), {"RELAY_POLL_INTERVAL": "often"}, "RELAY_POLL_INTERVAL.*'often'"),
@@ -527,12 +527,14 @@ async def test_a_task_is_watched_followed_and_told(shell: Shell, upstream: Upstr
                     (("watch", "bad", "--webhook", f"{hook}/bad", "--follow"), {}),
                     (("watch", "unfollowed", "--webhook", f"{hook}/1", "--webhook", f"{hook}/2"), {}),
                     (("watch", "x", "--webhook", "http://10.0.0.1/"), {}),
+                    (("watch", "x", "--webhook", f"{hook}/x", "--provider", "nosuch"), {}),
+                    (("watch", "..", "--webhook", f"{hook}/x"), {}),
                     (("watch", "x", "--webhook", f"{hook}/x"), {"RELAY_API_KEY": "rly_wrong"}),
                 ],
                 **environ,
             ),
         )
-        bad, registered, refused, stranger = others
+        bad, registered, refused, nosuch, dots, stranger = others
         assert (good.code, good.err) == (0, "")
         assert re.match(r"wch_\w+  watching\n", good.out)
         assert "pending" in good.out
@@ -540,7 +542,9 @@ async def test_a_task_is_watched_followed_and_told(shell: Shell, upstream: Upstr
         assert (bad.code, bad.err) == (1, "")
         assert re.search(r"^failed: \[red\]no\n\Z", bad.out, re.MULTILINE)
         assert re.fullmatch(r"wch_\w+  watching\n", registered.out)
-        assert "RELAY_ALLOWED_NETWORKS" in refused.complaint
+        assert re.match("--webhook: .*RELAY_ALLOWED_NETWORKS", refused.complaint)
+        assert re.match("--provider: 'nosuch'", nosuch.complaint)
+        assert re.match("TASK_ID: ", dots.complaint)
         assert "API key" in stranger.complaint
 
         headers = {"Authorization": f"Bearer {app['api_key']}"}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,7 +81,7 @@ def watch(
 
     Example: relay watch sora-2:task_01k6 --webhook https://app.example/hooks --follow
     """
-    from relay.follow import Api, follow
+    from relay.follow import Api, ApiRefused, follow
     from relay.settings import from_environment
 
     targets = [{"type": "webhook", "url": url} for url in webhook or ()]
@@ -94,12 +97,33 @@ def watch(
 
     async def go() -> bool:
         async with Api(os.environ.get("RELAY_URL") or "http://127.0.0.1:8000", key) as api:
-            registered = await api.register(body)
+            try:
+                registered = await api.register(body)
+            except ApiRefused as error:
+                raise ApiRefused(_in_words_of_the_command(error.detail, targets)) from None
             console.print(f"{registered['id']}  {registered['state']}")
             return await follow(api, registered["id"], console) if follow_ else True
 
     if not run_async(go()):
         raise typer.Exit(1)
+
+
+def _in_words_of_the_command(refusal: str, targets: Sequence[Mapping[str, str]]) -> str:
+    """A refusal that points to what was given on the command line, not into the body that was made of it."""
+    words = {f"/targets/{number}": f"--{one['type']}" for number, one in enumerate(targets)}
+    words |= {"/task_id": "TASK_ID", "/provider": "--provider", "/targets": "--webhook, --slack"}
+    return re.sub(r"^(/targets/\d+|/\w+)[^:\s]*(?=: )", lambda found: words.get(found[1], found[0]), refusal)
+
+
+def _listener(port: int) -> socket.socket:
+    """A socket for one of the parties around relay."""
+    from relay.web.server import listen
+
+    try:
+        return listen("127.0.0.1", port)
+    except ConfigError as error:
+        why = error.detail.removeprefix("PORT: ")
+        raise ConfigError(f"--port: {why}; choose another, or 0 for any that is free") from None
 
 
 def listen_(
@@ -111,7 +135,7 @@ def listen_(
     Example: relay listen --port 9000 --secret whsec_…
     """
     from relay.receiver import receiver
-    from relay.web.server import listen, serving
+    from relay.web.server import serving
 
     if secret is not None:
         try:
@@ -126,7 +150,7 @@ def listen_(
         console.print_json(json.dumps(one.event, ensure_ascii=False).encode("utf-8", "replace").decode())
 
     async def go() -> None:
-        listener = listen("127.0.0.1", port)
+        listener = _listener(port)
         async with serving(receiver(secret, show), listener):
             console.print(f"Listening on http://127.0.0.1:{listener.getsockname()[1]} (Ctrl+C ends it)")
             if secret is None:
@@ -142,10 +166,10 @@ def sandbox(port: Annotated[int, typer.Option(help="Where to listen, on loopback
     Example: relay sandbox --port 9100
     """
     from relay.sandbox import behaviours, create_app
-    from relay.web.server import listen, serving
+    from relay.web.server import serving
 
     async def go() -> None:
-        listener = listen("127.0.0.1", port)
+        listener = _listener(port)
         async with serving(create_app(), listener):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             console.print(f"The sandbox upstream is at {url} (Ctrl+C ends it). Ids and what they do:\n")

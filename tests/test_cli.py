@@ -441,6 +441,14 @@ async def test_an_app_is_made_once_and_its_secrets_are_shown_once(shell: Shell) 
     assert oct((shell.folder / "relay.key").stat().st_mode & 0o777) == "0o600"
 
 
+async def test_a_disabled_app_gets_no_key_that_cannot_work(shell: Shell) -> None:
+    made, disabled, refused = await shell.run_many(
+        ["apps", "create", "shop", "--json"], ["apps", "disable", "shop", "--json"], ["apps", "rotate-key", "shop"]
+    )
+    assert disabled.json() == {"id": made.json()["id"], "name": "shop", "disabled": True}
+    assert "'shop' is disabled" in refused.complaint
+
+
 async def test_the_configuration_is_shown_without_its_secrets(shell: Shell) -> None:
     url = "postgres://relay:hidden-password@127.0.0.1/relay"
     ran = await shell.run("config", DATABASE_URL=url, RELAY_RETRY_SCHEDULE="0s,5m", **SECRETS)

@@ -77,6 +77,8 @@ def rotate_key(name: str, as_json: Json = False) -> None:
 
     key = _new_key()
     with _app(name) as (_, db, app):
+        if app.disabled_at is not None:
+            raise Conflict(f"'{name}' is disabled, so that no key of it works: 'relay apps create' makes another app")
         db.run_here(apps.change, app.id, key_hash=keyring.hash_key(key))
     if as_json:
         print_json({"id": app.id, "name": name, "api_key": key})
@@ -119,7 +121,7 @@ def rotate_secret(
         console.print(f"An old one signs along until {end}.")
 
 
-def disable(name: str) -> None:
+def disable(name: str, as_json: Json = False) -> None:
     """Ends an app's access; what it has registered is still watched and told.
 
     Example: relay apps disable shop
@@ -129,6 +131,9 @@ def disable(name: str) -> None:
 
     with _app(name) as (_, db, app):
         db.run_here(apps.change, app.id, disabled_at=now())
+    if as_json:
+        print_json({"id": app.id, "name": name, "disabled": True})
+        return
     console.print(f"'{name}' cannot call any more.")
 
 

@@ -251,6 +251,7 @@ def test_without_words_it_shows_its_commands() -> None:
         "apps rotate-secret shop --overlap soon",
         "apps rotate-secret shop --overlap 366d",
         "providers check",
+        "providers check missing.toml",
         "providers try unified-video",
     ],
 )
@@ -259,6 +260,10 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(words: str) -> None:
     assert result.exit_code == 2
     assert re.search(r"Error: \S|Usage: ", result.output)
     assert "hunter2" not in result.output
+
+
+def test_a_task_without_an_id_is_not_tried() -> None:
+    assert CliRunner().invoke(cli, ["providers", "try", "unified-video", " "]).exit_code == 2
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 101, "a\nb", "a\0b", "\udcff"])
@@ -328,9 +333,9 @@ async def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
             (("apps", "list"), {"DATABASE_URL": "mysql://u:hidden@h/x"}, "DATABASE_URL.*postgres://"),
             (("apps", "list"), {"DATABASE_URL": "sqlite:////no/such/folder/x.db"}, "unable to open"),
             (("watch", "x", "--webhook", "https://x"), {}, "RELAY_API_KEY is not set.*relay apps create"),
-            (("providers", "check", "missing.toml"), {}, "missing.toml"),
             (("providers", "check", "broken.toml"), {}, "broken.toml: request"),
             (("providers", "try", "nobody", "x"), {}, "'nobody'.*relay providers list"),
+            (("providers", "try", "sandbox", "x"), {"RELAY_SANDBOX": "0"}, "switched off here: RELAY_SANDBOX=1"),
             (("providers", "try", "unified-video", "x"), {}, "UNIFIED_VIDEO_BASE_URL"),
         ]
         ran = await shell.run_each([(words, environ) for words, environ, _ in mistakes])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -35,7 +36,7 @@ def list_(as_json: Json = False) -> None:
     console.print(table)
 
 
-def check(file: Path) -> None:
+def check(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     """Validates a definition file.
 
     Example: relay providers check config/providers/unified-video.toml
@@ -61,7 +62,11 @@ def try_(provider: str, task_id: str) -> None:
 
     from relay.parts import load_providers, now, open_transports
 
+    if not task_id.strip():
+        raise typer.BadParameter("TASK_ID must not be empty")
     settings = settings_of_environment()
+    if provider == "sandbox" and not settings.sandbox_on:
+        raise ConfigError("the sandbox is switched off here: RELAY_SANDBOX=1 switches it on")
 
     async def go() -> bool:
         _, transport, _ = open_transports(settings)

@@ -213,6 +213,11 @@ def test_every_command_says_what_it_does_with_an_example_of_itself() -> None:
         assert f"relay {' '.join(words)}" in example, words
 
 
+@pytest.mark.parametrize("group", sorted({words[0] for words in EVERY if len(words) > 1}))
+def test_every_group_shows_one_of_its_commands(group: str) -> None:
+    assert re.search(rf"Example: .*relay {group} \w+", CliRunner().invoke(cli, [group, "--help"]).output)
+
+
 def test_the_contracts_commands_are_there() -> None:
     contract = {"demo", "serve", "web", "worker", "migrate", "watch", "listen", "sandbox", "check", "config"}
     assert {words[0] for words in EVERY} >= contract | {"apps", "providers", "secrets", "slack"}

@@ -43,7 +43,7 @@ cli = _group(
 )
 cli.add_typer(
     _group(
-        "Calling applications: their API keys and signing secrets.",
+        "Calling applications: their API keys and signing secrets.\n\nExample: relay apps create shop",
         create=apps.create,
         list=apps.list_,
         rotate_key=apps.rotate_key,
@@ -53,12 +53,23 @@ cli.add_typer(
     name="apps",
 )
 cli.add_typer(
-    _group("The declared upstreams.", list=providers.list_, check=providers.check, **{"try": providers.try_}),
+    _group(
+        "The declared upstreams.\n\nExample: relay providers list",
+        list=providers.list_,
+        check=providers.check,
+        **{"try": providers.try_},
+    ),
     name="providers",
 )
-cli.add_typer(_group("What relay stores sealed.", rotate=keep.rotate_secrets), name="secrets")
 cli.add_typer(
-    _group("Setting Slack up.", manifest=slack.manifest, check=slack.check),
+    _group(
+        "What relay stores sealed.\n\nExample: RELAY_SECRET_KEY=new,old relay secrets rotate",
+        rotate=keep.rotate_secrets,
+    ),
+    name="secrets",
+)
+cli.add_typer(
+    _group("Setting Slack up.\n\nExample: relay slack check '#renders'", manifest=slack.manifest, check=slack.check),
     name="slack",
 )
 

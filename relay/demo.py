@@ -75,6 +75,7 @@ class Scene:
     """Everything that is up during the demo, and what has arrived so far."""
 
     url: str
+    upstream_url: str
     receiver_url: str
     slack: Slack
     api: Api
@@ -127,6 +128,7 @@ async def demo(console: Console, *, keep: bool) -> bool:
         )
         if keep:
             console.print(f"\ndashboard  {scene.url}/\nAPI        {scene.url}/docs\nSlack      {scene.slack.url}/")
+            console.print(f"upstream   {scene.upstream_url}")
             console.print(
                 f"receiver   {scene.receiver_url}\nAPI key    {scene.api.key}\nCtrl+C ends it.", soft_wrap=True
             )
@@ -164,7 +166,7 @@ async def _scene() -> AsyncIterator[Scene]:
             "UNIFIED_VIDEO_API_KEY": "sk-demo",
         }
         api = await stack.enter_async_context(Api(urls["relay"], key))
-        scene = Scene(urls["relay"], urls["receiver"], slack, api)
+        scene = Scene(urls["relay"], urls["upstream"], urls["receiver"], slack, api)
         await stack.enter_async_context(serving(create_app(), sockets["upstream"]))
         app = receiver(secret, scene.received.append, lambda request: _refuse(scene, request))
         await stack.enter_async_context(serving(app, sockets["receiver"]))

@@ -16,7 +16,7 @@ MASK = "********"
 
 
 def migrate_() -> None:
-    """Brings the database to the schema of this version; harmless when it is there already.
+    """Brings the database to the schema of this version; harmless when it is there already, or newer.
 
     Example: DATABASE_URL=postgres://… relay migrate
     """
@@ -25,10 +25,14 @@ def migrate_() -> None:
 
     db = open_database(settings_of_environment())
     try:
-        db.run_here(migrate.upgrade)
+        known = db.run_here(migrate.upgrade)
     finally:
         db.close()
-    console.print("The database is at the newest schema.")
+    console.print(
+        "The database is at the newest schema."
+        if known
+        else "The database is newer than this relay, which goes on with it: nothing was changed."
+    )
 
 
 def config(as_json: Json = False) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path as File
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx
 import orjson
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from relay import __version__
 from relay.budget import Limit
@@ -22,7 +21,7 @@ from relay.masking import spellings, without
 from relay.model import Caution, Millis, Reading
 from relay.outbound import failure_class
 from relay.reading import Answer, Errors, Read, Reader, Statuses, Table, not_answered
-from relay.settings import from_environment
+from relay.settings import from_environment, toml_of
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that are read; a longer one is not understood."""
@@ -32,6 +31,10 @@ NOTHING = httpx.ByteStream(b"")
 
 SANDBOX = "sandbox:"
 """The `base_url` of the upstream that relay plays itself."""
+
+
+_OF_A_URL = ("{task_id}", "{task_path}")
+_PLACEHOLDERS = {"path": _OF_A_URL, "query": _OF_A_URL, "headers": ("{key}",)}  # JSON may have braces: GraphQL's
 
 
 class RequestTable(Table):
@@ -63,6 +66,32 @@ class RequestTable(Table):
         if value not in ("", SANDBOX) and not plain:
             raise ValueError("must be an address with https:// or http:// and a host, without query and password")
         return value.rstrip("/")
+
+    @field_validator("path", "query", "headers")
+    @classmethod
+    def _known_placeholders(cls, template: Any, info: ValidationInfo) -> Any:
+        allowed = _PLACEHOLDERS[str(info.field_name)]
+        for text in _texts(template):
+            if re.search("[{}]", re.sub("|".join(map(re.escape, allowed)), "", text)):
+                raise ValueError(f"has a brace that is no placeholder; {' and '.join(allowed)} can stand here")
+        return template
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+                raise ValueError("a name must be letters, digits and hyphens, without spaces")
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"the value of '{name}' must be printable ASCII, in one line")
+        return headers
+
+    @model_validator(mode="after")
+    def _asks_about_a_task(self) -> Self:
+        in_url = any(one in text for text in _texts([self.path, self.query]) for one in _OF_A_URL)
+        if not in_url and not any("{task_id}" in text for text in _texts(self.json_body)):
+            raise ValueError("needs {task_id} or {task_path} in 'path' or 'query', or {task_id} in 'json'")
+        return self
 
     @model_validator(mode="after")
     def _no_body_with_get(self) -> Self:
@@ -110,10 +139,7 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
 
 
 def _raw(file: File, below: tuple[File, ...] = ()) -> dict[str, Any]:
-    try:
-        raw = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from None
+    raw = toml_of(file)
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
@@ -265,6 +291,15 @@ def _fits_in_a_header(key: str | None) -> bool:
 def _quoted(template: str) -> str:
     """Percent-encoded but for the placeholders."""
     return quote(template, safe="").replace("%7Btask_id%7D", "{task_id}").replace("%7Btask_path%7D", "{task_path}")
+
+
+def _texts(template: Any) -> Iterator[str]:
+    """Every text of a template, names of tables and headers aside."""
+    if isinstance(template, str):
+        yield template
+    elif isinstance(template, dict | list):
+        for part in template.values() if isinstance(template, dict) else template:
+            yield from _texts(part)
 
 
 def _filled(template: Any, task_id: str) -> Any:

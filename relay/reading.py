@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import jmespath
 import orjson
 from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from relay.model import Kind, Millis, Problem, Reading, Result, rfc3339
@@ -64,6 +65,8 @@ class Path(Table):
 def _search(expression: str) -> Callable[[Any], Any]:
     """What finds an expression's value. Nearly all are plain `a.b.c`: walking one takes a tenth of interpreting it."""
     compiled = jmespath.compile(expression)
+    if unknown := next((name for name in _functions(compiled.parsed) if name not in Functions.FUNCTION_TABLE), None):
+        raise ValueError(f"JMESPath has no function '{unknown}'; it has {', '.join(sorted(Functions.FUNCTION_TABLE))}")
     names = expression.split(".")
     if not all(name.isascii() and name.isidentifier() for name in names):
         found: Callable[[Any], Any] = compiled.search
@@ -77,6 +80,15 @@ def _search(expression: str) -> Callable[[Any], Any]:
         return value
 
     return walk
+
+
+def _functions(node: Any) -> Iterator[str]:
+    """The functions that a compiled expression calls: JMESPath itself looks for one only when it comes to call it."""
+    if isinstance(node, dict):
+        if node["type"] == "function_expression":
+            yield node["value"]
+        for child in node["children"]:
+            yield from _functions(child)
 
 
 def _as_path(value: Any) -> Any:
@@ -143,6 +155,13 @@ class Errors(Table):
     unknown_task_http: tuple[int, ...] = (404,)
     unknown_task_codes: tuple[str, ...] = ()
     quota_codes: tuple[str, ...] = ()
+
+    @field_validator("unknown_task_http")
+    @classmethod
+    def _of_a_task(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 400 <= value < 500 or value in (401, 402, 403, 408, 429) for value in values):
+            raise ValueError("must be statuses from 400 to 499 that speak of a task: not 401, 402, 403, 408 or 429")
+        return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,14 +268,25 @@ def from_environment(variable: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def toml_of(file: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except RecursionError:
+        raise ConfigError(f"{file}: is nested too deeply") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
 def _file_values(file: Path) -> dict[str, Any]:
     """What the file sets; as in the environment, an empty text counts as unset."""
     if not file.exists():
         return {}
-    try:
-        values = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from None
+    values = toml_of(file)
     for name in values:
         if name not in _OPTIONS:
             raise ConfigError(f"{file}: '{name}' is not an option")

@@ -383,7 +383,11 @@ def test_an_unknown_table_in_the_file(folder: Path) -> None:
     assert "'server' is not an option" in refusal(folder, '[server]\nkey = "hunter2"')
 
 
-@pytest.mark.parametrize("text", ["port = ", 'api_key = "hunter2', "api_key = hunter2", "port = 1\nport = 2", "\0"])
+@pytest.mark.parametrize(
+    "text",
+    ["port = ", 'api_key = "hunter2', "api_key = hunter2", "port = 1\nport = 2", "\0", "a = " + "[" * 5000],
+    ids=lambda text: repr(text[:20]),
+)
 def test_a_file_that_is_no_toml(text: str, folder: Path) -> None:
     assert refusal(folder, text).startswith(f"{folder / 'relay.toml'}: ")
 

@@ -104,6 +104,18 @@ def _database_url(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s?#]+", value):
+        raise ValueError("must be an address with http:// or https:// and a host, without query")
+    return value
+
+
+def _public_url(value: str) -> str:
+    if value and re.match(r"https?://[^/]*@", _http_url(value)):
+        raise ValueError("must be an address without user and password: everybody is shown it")
+    return value
+
+
 def _proxy(value: str) -> str:
     try:
         parts = urlsplit(value)
@@ -133,7 +145,7 @@ class Settings(BaseModel):
 
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
     host: str = Field("", alias="RELAY_HOST")
-    base_url: str = Field("", alias="RELAY_BASE_URL", pattern=r"^(https?://[^\s?#]+)?$")
+    base_url: Annotated[str, AfterValidator(_public_url)] = Field("", alias="RELAY_BASE_URL")
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         "sqlite:///relay.db", alias="DATABASE_URL", repr=False
     )
@@ -156,7 +168,7 @@ class Settings(BaseModel):
     max_watches: int = Field(1_000_000, alias="RELAY_MAX_WATCHES", ge=1)
     cors_origins: Words = Field((), alias="RELAY_CORS_ORIGINS")
     slack_bot_token: str | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
-    slack_api_url: str = Field("https://slack.com/api/", alias="SLACK_API_URL", pattern=r"^https?://[^\s?#]+$")
+    slack_api_url: Annotated[str, AfterValidator(_http_url)] = Field("https://slack.com/api/", alias="SLACK_API_URL")
     slack_signing_secret: str | None = Field(None, alias="SLACK_SIGNING_SECRET", min_length=8, repr=False)
     slack_teams: Annotated[Words, AfterValidator(_grants)] = Field((), alias="RELAY_SLACK_TEAMS")
     slack_hook_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
@@ -174,7 +186,7 @@ class Settings(BaseModel):
     )
     log_format: Literal["text", "json"] = Field("text", alias="LOG_FORMAT")
 
-    otlp_endpoint: str | None = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=r"^https?://[^\s?#]+$")
+    otlp_endpoint: Annotated[str, AfterValidator(_http_url)] | None = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", repr=False)
 
     config: Path = Field(Path("config"), alias="RELAY_CONFIG")
@@ -301,5 +313,7 @@ def _refuse(error: ValidationError, values: Mapping[str, Any], sources: Mapping[
     name = next((n for n, f in Settings.model_fields.items() if first["loc"][0] in (n, f.alias)), str(first["loc"][0]))
     field = Settings.model_fields[name]
     label = field.alias if sources.get(name) == "environment" else f"config/relay.toml: {name}"
-    read = "(a secret, not shown)" if field.repr is False else repr(values.get(name))
+    read = repr(values.get(name))
+    if field.repr is False or re.search(r"://[^/]*@", read):
+        read = "(a secret, not shown)"
     raise ConfigError(f"{label}: {why}, not {read}")

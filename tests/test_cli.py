@@ -461,10 +461,11 @@ async def test_a_disabled_app_gets_no_key_that_cannot_work(shell: Shell) -> None
 
 async def test_the_configuration_is_shown_without_its_secrets(shell: Shell) -> None:
     url = "postgres://relay:hidden-password@127.0.0.1/relay"
-    ran = await shell.run("config", DATABASE_URL=url, RELAY_RETRY_SCHEDULE="0s,5m", **SECRETS)
+    urls = dict.fromkeys(["UNIFIED_VIDEO_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"], "https://u:hidden@x.example")
+    ran = await shell.run("config", DATABASE_URL=url, RELAY_RETRY_SCHEDULE="0s,5m", **SECRETS, **urls)
     assert (ran.code, ran.err) == (0, "")
     assert "hidden" not in ran.out
-    for name in (*SECRETS, "DATABASE_URL"):
+    for name in (*SECRETS, *urls, "DATABASE_URL"):
         assert re.search(rf"^ *{name} .*\*\*\*.* environment", ran.out, re.MULTILINE), name
     assert re.search(r"RELAY_RETRY_SCHEDULE +0s,300s +environment", ran.out)
     assert re.search(r"PORT +8000 +default", ran.out)

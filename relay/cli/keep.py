@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import typer
@@ -55,7 +56,7 @@ def config(as_json: Json = False) -> None:
         for what in ("BASE_URL", "API_KEY"):
             name = variable(file.stem, what)
             value = from_environment(name, os.environ)
-            shown = MASK if value and what == "API_KEY" else value
+            shown = MASK if value and what == "API_KEY" else _without_user(value)
             rows.append({"variable": name, "value": shown, "from": "environment" if value else "default"})
     if as_json:
         print_json(rows)
@@ -79,7 +80,14 @@ def _masked(settings: Settings, name: str) -> object:
         return ",".join(f"{one:g}s" if isinstance(one, float | int) else str(one) for one in value)
     if name == "poll_interval" and value:
         return f"{value.first:g}-{value.steady:g}"
-    return value if isinstance(value, bool | int | float) else None if value in (None, (), "") else str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _without_user(str(value)) if value not in ((), "") else None
+
+
+def _without_user(value: str | None) -> str | None:
+    """A URL without the user and password that may stand in it."""
+    return value and re.sub(r"(?<=://)[^/?#]*@", f"{MASK}@", value)
 
 
 def check(as_json: Json = False) -> None:

@@ -19,7 +19,7 @@ from relay.guard import Guard
 from relay.ids import new_id
 from relay.model import Millis
 from relay.outbound import Transport
-from relay.provider import MAX_ANSWER, SANDBOX, Provider, load_definition, variable
+from relay.provider import MAX_ANSWER, SANDBOX, UNUSABLE_KEY, Provider, fits_in_a_header, load_definition, variable
 from relay.settings import Settings, from_environment
 from relay.store import Database, apps
 from relay.vault import Vault
@@ -102,7 +102,9 @@ def load_providers(
         played = definition.request.base_url == SANDBOX
         if played and not settings.sandbox_on:
             continue
-        key = from_environment(variable(definition.name, "API_KEY"), environ) or ("sandbox" if played else None)
+        key = from_environment(name := variable(definition.name, "API_KEY"), environ) or ("sandbox" if played else None)
+        if not fits_in_a_header(key):
+            raise ConfigError(f"{name}: {UNUSABLE_KEY}; it must be printable ASCII")
         providers[definition.name] = Provider(definition, key, _played() if played else transport)
     if settings.provider not in providers:
         declared = ", ".join(sorted(providers))

@@ -216,7 +216,7 @@ class Provider:
             now: serves to understand a `Retry-After` that is a date.
         """
         key = key or self._key
-        if not _fits_in_a_header(key):
+        if not fits_in_a_header(key):
             return not_answered("unauthorized", UNUSABLE_KEY)
         try:
             return self.read(await self._exchange(task_id, key), now)
@@ -232,7 +232,7 @@ class Provider:
             ConfigError: there is no address, or the key cannot be sent.
         """
         key = key or self._key
-        if not _fits_in_a_header(key):
+        if not fits_in_a_header(key):
             raise ConfigError(UNUSABLE_KEY)
         return await self._exchange(task_id, key)
 
@@ -284,7 +284,8 @@ class Provider:
         return self._known[key]
 
 
-def _fits_in_a_header(key: str | None) -> bool:
+def fits_in_a_header(key: str | None) -> bool:
+    """Whether a key can be sent, or there is none."""
     return not key or (key.isascii() and key.isprintable())
 
 

@@ -28,6 +28,7 @@ DAY = 86400.0
 
 def duration(value: object) -> object:
     """Seconds from `90`, `90s`, `5m`, `2h`, `30d`."""
+    _no_boolean(value)
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
         if not match:
@@ -46,6 +47,7 @@ def _schedule(value: object) -> object:
 
 def _cadence(value: object) -> object:
     """`MIN` or `MIN-MAX` seconds, as a cadence that replaces every provider's."""
+    _no_boolean(value)
     if isinstance(value, int | float):
         value = str(value)
     if not isinstance(value, str):
@@ -55,6 +57,32 @@ def _cadence(value: object) -> object:
     if not 0.05 <= least <= most <= 3600:
         raise ValueError("must be MIN or MIN-MAX seconds between 0.05 and 3600, such as 5 or 0.5-2")
     return Cadence(first=least, steady=most, growth=1.5, floor=least)
+
+
+def _keys(value: object) -> object:
+    """A list of keys; separators alone are a key that was meant, and lost."""
+    if value and not (keys := _list(value)):
+        raise ValueError("must hold a key of at least 16 characters")
+    return keys if value else ()
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _token(value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError("must be printable ASCII: it is sent in a header")
+    return value
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", value):
+            raise ValueError("must be '*' or origins, such as https://app.example or http://localhost:3000")
+    return values
 
 
 def _lower(value: object) -> object:
@@ -127,6 +155,7 @@ def _proxy(value: str) -> str:
     return value
 
 
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Duration = Annotated[float, BeforeValidator(duration), Field(ge=0, le=3650 * DAY)]
 Networks = Annotated[
     tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...], BeforeValidator(_list)
@@ -143,14 +172,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
 
-    port: int = Field(8000, alias="PORT", ge=0, le=65535)
+    port: Whole = Field(8000, alias="PORT", ge=0, le=65535)
     host: str = Field("", alias="RELAY_HOST")
     base_url: Annotated[str, AfterValidator(_public_url)] = Field("", alias="RELAY_BASE_URL")
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         "sqlite:///relay.db", alias="DATABASE_URL", repr=False
     )
-    database_pool: int = Field(2, alias="RELAY_DATABASE_POOL", ge=1, le=100)
-    secret_key: Words = Field((), alias="RELAY_SECRET_KEY", repr=False)
+    database_pool: Whole = Field(2, alias="RELAY_DATABASE_POOL", ge=1, le=100)
+    secret_key: Annotated[tuple[str, ...], BeforeValidator(_keys)] = Field((), alias="RELAY_SECRET_KEY", repr=False)
     api_key: str | None = Field(None, alias="RELAY_API_KEY", min_length=8, repr=False)
     signing_secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
         None, alias="RELAY_SIGNING_SECRET", repr=False
@@ -164,10 +193,10 @@ class Settings(BaseModel):
     max_expires_in: Duration = Field(30 * DAY, alias="RELAY_MAX_EXPIRES_IN", ge=1)
     allowed_networks: Networks = Field((), alias="RELAY_ALLOWED_NETWORKS")
     egress_proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(None, alias="RELAY_EGRESS_PROXY", repr=False)
-    rate_limit: int = Field(500, alias="RELAY_RATE_LIMIT", ge=1)
-    max_watches: int = Field(1_000_000, alias="RELAY_MAX_WATCHES", ge=1)
-    cors_origins: Words = Field((), alias="RELAY_CORS_ORIGINS")
-    slack_bot_token: str | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
+    rate_limit: Whole = Field(500, alias="RELAY_RATE_LIMIT", ge=1)
+    max_watches: Whole = Field(1_000_000, alias="RELAY_MAX_WATCHES", ge=1)
+    cors_origins: Annotated[Words, AfterValidator(_origins)] = Field((), alias="RELAY_CORS_ORIGINS")
+    slack_bot_token: Annotated[str, AfterValidator(_token)] | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
     slack_api_url: Annotated[str, AfterValidator(_http_url)] = Field("https://slack.com/api/", alias="SLACK_API_URL")
     slack_signing_secret: str | None = Field(None, alias="SLACK_SIGNING_SECRET", min_length=8, repr=False)
     slack_teams: Annotated[Words, AfterValidator(_grants)] = Field((), alias="RELAY_SLACK_TEAMS")
@@ -176,7 +205,7 @@ class Settings(BaseModel):
     )
     metrics_token: str | None = Field(None, alias="RELAY_METRICS_TOKEN", min_length=8, repr=False)
     admin_password: str | None = Field(None, alias="RELAY_ADMIN_PASSWORD", min_length=8, repr=False)
-    trusted_hops: int = Field(0, alias="RELAY_TRUSTED_HOPS", ge=0, le=10)
+    trusted_hops: Whole = Field(0, alias="RELAY_TRUSTED_HOPS", ge=0, le=10)
     ephemeral: bool = Field(False, alias="RELAY_EPHEMERAL")
     sandbox: bool | None = Field(None, alias="RELAY_SANDBOX")
     retention: Duration = Field(30 * DAY, alias="RELAY_RETENTION", ge=60)
@@ -269,14 +298,21 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 
 def from_environment(variable: str, environ: Mapping[str, str]) -> str | None:
-    """The value of a variable or of the file that `VARIABLE_FILE` names; an empty one counts as unset."""
+    """The value of a variable, an empty one of which counts as unset, or of the file that `VARIABLE_FILE` names.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty: a secret that was meant, and is missing.
+    """
     if value := environ.get(variable):
         return value
     if file := environ.get(f"{variable}_FILE"):
         try:
-            return Path(file).read_text("utf-8").strip() or None
+            value = Path(file).read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{variable}_FILE: {error}") from None
+        if not value:
+            raise ConfigError(f"{variable}_FILE: '{file}' is empty")
+        return value
     return None
 
 

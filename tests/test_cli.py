@@ -322,6 +322,7 @@ async def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
             (("listen", "--port", port), {}, f"--port: cannot listen on .*:{port}: .*; choose another"),
             (("serve",), {"RELAY_CONFIG": "nowhere"}, "'nowhere' is not a folder"),
             (("serve",), {"RELAY_PROVIDER": "nope"}, "'nope' is not declared.*there is .*unified-video"),
+            (("serve",), {"UNIFIED_VIDEO_API_KEY": "sk-hidden-ü"}, "UNIFIED_VIDEO_API_KEY: .* printable ASCII"),
             (("serve",), {"RELAY_POLL_INTERVAL": "often"}, "RELAY_POLL_INTERVAL.*'often'"),
             (("serve",), {"RELAY_API_KEY": "hidden-key"}, "RELAY_SIGNING_SECRET"),
             (("worker",), {"DATABASE_URL": "postgres://u:hidden@127.0.0.1:1/x"}, "RELAY_SECRET_KEY"),

@@ -229,7 +229,10 @@ class Settings(BaseModel):
         if any(len(key) < 16 for key in self.secret_key):
             raise ValueError("RELAY_SECRET_KEY: each key must have at least 16 characters")
         if self.expires_in > self.max_expires_in:
-            raise ValueError("RELAY_EXPIRES_IN must not be longer than RELAY_MAX_EXPIRES_IN")
+            raise ValueError(
+                "RELAY_EXPIRES_IN must not be longer than RELAY_MAX_EXPIRES_IN: "
+                f"{self.expires_in:.12g}s are longer than {self.max_expires_in:.12g}s"
+            )
         return self
 
     @property
@@ -294,7 +297,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         deployed = bool(environ.get("DYNO"))
         return Settings.model_validate({**values, "config": folder, "deployed": deployed, "sources": sources})
     except ValidationError as error:
-        _refuse(error, values, sources)
+        _refuse(error, values, sources, folder / "relay.toml")
 
 
 def from_environment(variable: str, environ: Mapping[str, str]) -> str | None:
@@ -341,14 +344,21 @@ def _file_values(file: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != ""}
 
 
-def _refuse(error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str]) -> NoReturn:
+# Where pydantic speaks of itself or of Python.
+_PLAIN = {
+    "too_short": "must name at least one",
+    "tuple_type": "must be a list, or a text with commas between",
+}
+
+
+def _refuse(error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str], file: Path) -> NoReturn:
     first = error.errors()[0]
-    why = first["msg"].removeprefix("Value error, ")
+    why = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
     if not first["loc"]:
         raise ConfigError(why)
     name = next((n for n, f in Settings.model_fields.items() if first["loc"][0] in (n, f.alias)), str(first["loc"][0]))
     field = Settings.model_fields[name]
-    label = field.alias if sources.get(name) == "environment" else f"config/relay.toml: {name}"
+    label = field.alias if sources.get(name) == "environment" else f"{file}: {name}"
     read = repr(values.get(name))
     if field.repr is False or re.search(r"://[^/]*@", read):
         read = "(a secret, not shown)"

@@ -268,7 +268,7 @@ def test_no_secret_shows_in_the_repr(folder: Path) -> None:
         ("RELAY_POLL_INTERVAL", "3601", "between 0.05 and 3600"),
         ("RELAY_RETRY_SCHEDULE", "0s,soon", "90s, 5m, 2h, 30d"),
         ("RELAY_RETRY_SCHEDULE", "0s,-5s", "90s, 5m, 2h, 30d"),
-        ("RELAY_RETRY_SCHEDULE", ",", "at least 1 item"),
+        ("RELAY_RETRY_SCHEDULE", ",", "must name at least one"),
         ("RELAY_RETRY_SCHEDULE", "0,999999999999d", "less than or equal to"),
         ("RELAY_EXPIRES_IN", "a day", "90s, 5m, 2h, 30d"),
         ("RELAY_EXPIRES_IN", "0", "greater than or equal to 1"),
@@ -294,7 +294,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(variable: str, value: str, 
     assert repr(value) in line
     (name,) = names_of(variable)
     line = refusal(folder, f'{name} = "{value}"')
-    assert line.startswith(f"config/relay.toml: {name}: ")
+    assert line.startswith(f"{folder / 'relay.toml'}: {name}: ")
     assert allowed in line
 
 
@@ -362,7 +362,7 @@ def test_a_secret_of_the_wrong_type_is_never_shown(name: str, value: str, folder
 @pytest.mark.parametrize("name", ["port", "retry_schedule", "allowed_networks", "log_level", "poll_interval", "grace"])
 @pytest.mark.parametrize("value", ['{ a = "b" }', '[["b"]]', "1979-05-27", "inf", "nan", "'''\nx\n'''"])
 def test_a_value_of_the_wrong_type(name: str, value: str, folder: Path) -> None:
-    assert refusal(folder, f"{name} = {value}").startswith(f"config/relay.toml: {name}: ")
+    assert refusal(folder, f"{name} = {value}").startswith(f"{folder / 'relay.toml'}: {name}: ")
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,11 @@ def test_half_an_app_is_none(present: str, folder: Path) -> None:
 
 def test_the_deadline_fits_its_bound(folder: Path) -> None:
     line = refusal(folder, RELAY_EXPIRES_IN="2h", RELAY_MAX_EXPIRES_IN="1h")
-    assert line == "RELAY_EXPIRES_IN must not be longer than RELAY_MAX_EXPIRES_IN"
+    assert line == "RELAY_EXPIRES_IN must not be longer than RELAY_MAX_EXPIRES_IN: 7200s are longer than 3600s"
+
+
+def test_a_list_that_is_none_is_told_in_words(folder: Path) -> None:
+    assert ": allowed_networks: must be a list, or a text with commas" in refusal(folder, "allowed_networks = 5")
 
 
 @pytest.mark.parametrize("name", ["ports", "config", "deployed", "sources", "PORT", "server"])

@@ -470,6 +470,11 @@ async def test_the_configuration_is_shown_without_its_secrets(shell: Shell) -> N
         assert re.search(rf"^ *{name} .*\*\*\*.* environment", ran.out, re.MULTILINE), name
     assert re.search(r"RELAY_RETRY_SCHEDULE +0s,300s +environment", ran.out)
     assert re.search(r"PORT +8000 +default", ran.out)
+    assert re.search(rf"RELAY_CONFIG +{re.escape(str(CONFIG))} +environment", ran.out)
+    (shell.folder / "token").write_text("a-metrics-token")
+    ran = await shell.run("config", RELAY_METRICS_TOKEN_FILE="token", UNIFIED_VIDEO_API_KEY_FILE="token")
+    for name in ("RELAY_METRICS_TOKEN", "UNIFIED_VIDEO_API_KEY"):
+        assert re.search(rf"{name} +\*+ +{name}_FILE", ran.out), name
 
 
 # Providers and the sandbox

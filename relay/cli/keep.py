@@ -47,8 +47,18 @@ def config(as_json: Json = False) -> None:
     from relay.settings import Settings, from_environment, load
 
     settings = load(os.environ)
-    rows: list[dict[str, object]] = [
-        {"variable": field.alias, "value": _masked(settings, name), "from": settings.sources[name]}
+
+    def origin(name: str) -> str:
+        return "environment" if os.environ.get(name) else f"{name}_FILE"
+
+    where = "environment" if os.environ.get("RELAY_CONFIG") else "default"
+    rows: list[dict[str, object]] = [{"variable": "RELAY_CONFIG", "value": str(settings.config), "from": where}]
+    rows += [
+        {
+            "variable": field.alias,
+            "value": _masked(settings, name),
+            "from": origin(field.alias) if settings.sources[name] == "environment" else settings.sources[name],
+        }
         for name, field in Settings.model_fields.items()
         if field.alias and name in settings.sources
     ]
@@ -57,7 +67,7 @@ def config(as_json: Json = False) -> None:
             name = variable(file.stem, what)
             value = from_environment(name, os.environ)
             shown = MASK if value and what == "API_KEY" else _without_user(value)
-            rows.append({"variable": name, "value": shown, "from": "environment" if value else "default"})
+            rows.append({"variable": name, "value": shown, "from": origin(name) if value else "default"})
     if as_json:
         print_json(rows)
         return

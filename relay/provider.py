@@ -72,8 +72,8 @@ class RequestTable(Table):
     def _known_placeholders(cls, template: Any, info: ValidationInfo) -> Any:
         allowed = _PLACEHOLDERS[str(info.field_name)]
         for text in _texts(template):
-            if re.search("[{}]", re.sub("|".join(map(re.escape, allowed)), "", text)):
-                raise ValueError(f"has a brace that is no placeholder; {' and '.join(allowed)} can stand here")
+            if found := re.search(r"\{\w+\}?", re.sub("|".join(map(re.escape, allowed)), "", text)):
+                raise ValueError(f"'{found[0]}' is no placeholder; {' and '.join(allowed)} can stand here")
         return template
 
     @field_validator("headers")

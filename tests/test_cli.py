@@ -318,7 +318,8 @@ async def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
         (shell.folder / "list.json").write_text("[]")
         mistakes: list[tuple[Sequence[str], dict[str, str], str]] = [
             (("serve",), {"DYNO": "web.1", "RELAY_SECRET_KEY": "x" * 16}, "DATABASE_URL"),
-            (("serve",), {"PORT": port, "RELAY_HOST": "127.0.0.1"}, port),
+            (("serve",), {"PORT": port, "RELAY_HOST": "127.0.0.1"}, f"PORT: cannot listen on .*:{port}: .*another"),
+            (("serve",), {"RELAY_HOST": "no host"}, "RELAY_HOST: 'no host' is no address"),
             (("listen", "--port", port), {}, f"--port: cannot listen on .*:{port}: .*; choose another"),
             (("serve",), {"RELAY_CONFIG": "nowhere"}, "'nowhere' is not a folder"),
             (("serve",), {"RELAY_PROVIDER": "nope"}, "'nope' is not declared.*there is .*unified-video"),
@@ -344,7 +345,7 @@ async def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
             (("providers", "try", "sandbox", "x"), {"RELAY_SANDBOX": "0"}, "switched off here: RELAY_SANDBOX=1"),
             (("providers", "try", "unified-video", "x"), {}, "UNIFIED_VIDEO_BASE_URL"),
         ]
-        ran = await shell.run_each([(words, environ) for words, environ, _ in mistakes])
+        ran = await shell.run_each([(words, {"PORT": "0"} | environ) for words, environ, _ in mistakes])
     for (words, environ, expected), one in zip(mistakes, ran, strict=True):
         assert re.search(expected, one.complaint), (words, environ, one.complaint)
         assert "hidden" not in one.out + one.err

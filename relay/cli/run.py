@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,17 +114,6 @@ def _in_words_of_the_command(refusal: str, targets: Sequence[Mapping[str, str]])
     return re.sub(r"^(/targets/\d+|/\w+)[^:\s]*(?=: )", lambda found: words.get(found[1], found[0]), refusal)
 
 
-def _listener(port: int) -> socket.socket:
-    """A socket for one of the parties around relay."""
-    from relay.web.server import listen
-
-    try:
-        return listen("127.0.0.1", port)
-    except ConfigError as error:
-        why = error.detail.removeprefix("PORT: ")
-        raise ConfigError(f"--port: {why}; choose another, or 0 for any that is free") from None
-
-
 def listen_(
     port: Annotated[int, typer.Option(help="Where to listen, on loopback.", min=0, max=65535)] = 9000,
     secret: Annotated[str | None, typer.Option(help="The app's signing secret, whsec_….")] = None,
@@ -135,7 +123,7 @@ def listen_(
     Example: relay listen --port 9000 --secret whsec_…
     """
     from relay.receiver import receiver
-    from relay.web.server import serving
+    from relay.web.server import listen, serving
 
     if secret is not None:
         try:
@@ -150,7 +138,7 @@ def listen_(
         console.print_json(json.dumps(one.event, ensure_ascii=False).encode("utf-8", "replace").decode())
 
     async def go() -> None:
-        listener = _listener(port)
+        listener = listen("127.0.0.1", port, "--port")
         async with serving(receiver(secret, show), listener):
             console.print(f"Listening on http://127.0.0.1:{listener.getsockname()[1]} (Ctrl+C ends it)")
             if secret is None:
@@ -166,10 +154,10 @@ def sandbox(port: Annotated[int, typer.Option(help="Where to listen, on loopback
     Example: relay sandbox --port 9100
     """
     from relay.sandbox import behaviours, create_app
-    from relay.web.server import serving
+    from relay.web.server import listen, serving
 
     async def go() -> None:
-        listener = _listener(port)
+        listener = listen("127.0.0.1", port, "--port")
         async with serving(create_app(), listener):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             console.print(f"The sandbox upstream is at {url} (Ctrl+C ends it). Ids and what they do:\n")

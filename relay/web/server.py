@@ -29,8 +29,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, given_as: str = "PORT") -> socket.socket:
     """A listening socket.
+
+    Args:
+        given_as: where whoever is told that it cannot be had has set the port.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -43,9 +46,13 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(2048)
         return listener
+    except socket.gaierror as error:
+        listener.close()
+        raise ConfigError(f"RELAY_HOST: '{host}' is no address to listen on: {error.strerror}") from None
     except OSError as error:
         listener.close()
-        raise ConfigError(f"PORT: cannot listen on {host}:{port}: {error.strerror or error}") from None
+        why = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise ConfigError(f"{given_as}: {why}; choose another, or 0 for any that is free") from None
 
 
 @contextlib.asynccontextmanager

@@ -20,8 +20,9 @@ from relay.errors import ConfigError
 from relay.masking import spellings, without
 from relay.model import Caution, Millis, Reading
 from relay.outbound import failure_class
-from relay.reading import Answer, Errors, Read, Reader, Statuses, Table, not_answered
+from relay.reading import Answer, Reader, not_answered
 from relay.settings import from_environment, toml_of
+from relay.tables import Errors, Read, Statuses, Table
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that are read; a longer one is not understood."""

@@ -9,158 +9,31 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
-from urllib.parse import urlsplit
+from typing import Any, Literal, NoReturn
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from relay.cadence import Cadence
 from relay.errors import ConfigError
-from relay.signing import key_of
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-DAY = 86400.0
-
-
-def duration(value: object) -> object:
-    """Seconds from `90`, `90s`, `5m`, `2h`, `30d`."""
-    _no_boolean(value)
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
-        if not match:
-            raise ValueError("must be a number of seconds, or one such as 90s, 5m, 2h, 30d")
-        return float(match[1]) * UNITS[match[2] or "s"]
-    return value
-
-
-def _list(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _schedule(value: object) -> object:
-    return [duration(part) for part in parts] if isinstance(parts := _list(value), list) else value
-
-
-def _cadence(value: object) -> object:
-    """`MIN` or `MIN-MAX` seconds, as a cadence that replaces every provider's."""
-    _no_boolean(value)
-    if isinstance(value, int | float):
-        value = str(value)
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(?:\s*-\s*(\d+(?:\.\d+)?))?\s*", value)
-    least, most = (float(match[1]), float(match[2] or match[1])) if match else (0.0, 0.0)
-    if not 0.05 <= least <= most <= 3600:
-        raise ValueError("must be MIN or MIN-MAX seconds between 0.05 and 3600, such as 5 or 0.5-2")
-    return Cadence(first=least, steady=most, growth=1.5, floor=least)
-
-
-def _keys(value: object) -> object:
-    """A list of keys; separators alone are a key that was meant, and lost."""
-    if value and not (keys := _list(value)):
-        raise ValueError("must hold a key of at least 16 characters")
-    return keys if value else ()
-
-
-def _no_boolean(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def _token(value: str) -> str:
-    if not (value.isascii() and value.isprintable()):
-        raise ValueError("must be printable ASCII: it is sent in a header")
-    return value
-
-
-def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if value != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", value):
-            raise ValueError("must be '*' or origins, such as https://app.example or http://localhost:3000")
-    return values
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _network(value: object) -> IPv4Network | IPv6Network:
-    try:
-        return ip_network(str(value))
-    except ValueError:
-        raise ValueError("must be networks in CIDR notation, such as 10.0.0.0/8,fd00::/8") from None
-
-
-def _signing_secret(value: str) -> str:
-    key_of(value)
-    return value
-
-
-def _grants(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not re.fullmatch(r"[TE][A-Z0-9]+(/[UW][A-Z0-9]+)?=[^\s=,]+", value):
-            raise ValueError("must be like T0123=APP for a whole workspace, or T0123/U0456=APP for one person of it")
-    return values
-
-
-def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not re.fullmatch(r"[\w.\[\]:-]+", value, re.ASCII):
-            raise ValueError("must be hosts, such as hooks.slack.com, or with a port hooks.example:8443")
-    return values
-
-
-def _database_url(value: str) -> str:
-    if not re.match(r"(postgres(ql)?(\+psycopg)?|sqlite)://", value):
-        raise ValueError("must begin with postgres://, postgresql:// or sqlite:///")
-    try:
-        url = make_url(value)
-    except (ArgumentError, ValueError):  # its text holds what it could not read, a piece of the password perhaps
-        raise ValueError("must be like postgres://user:password@host:5432/name, special characters escaped") from None
-    if url.get_backend_name() == "sqlite":
-        if url.host or url.port or url.username:
-            raise ValueError(
-                "names a host, which SQLite has none of: sqlite:///relay.db, or sqlite:////var/lib/relay.db"
-            )
-        if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
-            raise ValueError("must name a file, sqlite:///relay.db: what is in memory only would be lost")
-    return value
-
-
-def _http_url(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s?#]+", value):
-        raise ValueError("must be an address with http:// or https:// and a host, without query")
-    return value
-
-
-def _public_url(value: str) -> str:
-    if value and re.match(r"https?://[^/]*@", _http_url(value)):
-        raise ValueError("must be an address without user and password: everybody is shown it")
-    return value
-
-
-def _proxy(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        good = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
-    except ValueError:  # of the host, or of the port; its text holds the password
-        good = False
-    if not good or re.search(r"[\s?#]", value):
-        raise ValueError("must be like http://proxy:4750 or http://user:password@proxy:4750")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_boolean)]
-Duration = Annotated[float, BeforeValidator(duration), Field(ge=0, le=3650 * DAY)]
-Networks = Annotated[
-    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...], BeforeValidator(_list)
-]
-Words = Annotated[tuple[str, ...], BeforeValidator(_list)]
+from relay.values import (
+    DAY,
+    DatabaseUrl,
+    Duration,
+    Grants,
+    Hosts,
+    HttpUrl,
+    Interval,
+    Keys,
+    LogLevel,
+    Networks,
+    Origins,
+    Proxy,
+    PublicUrl,
+    Schedule,
+    SigningSecret,
+    Token,
+    Whole,
+)
 
 
 class Settings(BaseModel):
@@ -174,35 +47,29 @@ class Settings(BaseModel):
 
     port: Whole = Field(8000, alias="PORT", ge=0, le=65535)
     host: str = Field("", alias="RELAY_HOST")
-    base_url: Annotated[str, AfterValidator(_public_url)] = Field("", alias="RELAY_BASE_URL")
-    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
-        "sqlite:///relay.db", alias="DATABASE_URL", repr=False
-    )
+    base_url: PublicUrl = Field("", alias="RELAY_BASE_URL")
+    database_url: DatabaseUrl = Field("sqlite:///relay.db", alias="DATABASE_URL", repr=False)
     database_pool: Whole = Field(2, alias="RELAY_DATABASE_POOL", ge=1, le=100)
-    secret_key: Annotated[tuple[str, ...], BeforeValidator(_keys)] = Field((), alias="RELAY_SECRET_KEY", repr=False)
+    secret_key: Keys = Field((), alias="RELAY_SECRET_KEY", repr=False)
     api_key: str | None = Field(None, alias="RELAY_API_KEY", min_length=8, repr=False)
-    signing_secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
-        None, alias="RELAY_SIGNING_SECRET", repr=False
-    )
+    signing_secret: SigningSecret | None = Field(None, alias="RELAY_SIGNING_SECRET", repr=False)
     provider: str = Field("unified-video", alias="RELAY_PROVIDER")
-    poll_interval: Annotated[Cadence, BeforeValidator(_cadence)] | None = Field(None, alias="RELAY_POLL_INTERVAL")
-    retry_schedule: Annotated[tuple[Duration, ...], BeforeValidator(_schedule)] = Field(
+    poll_interval: Interval | None = Field(None, alias="RELAY_POLL_INTERVAL")
+    retry_schedule: Schedule = Field(
         (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400), alias="RELAY_RETRY_SCHEDULE", min_length=1
     )
     expires_in: Duration = Field(DAY, alias="RELAY_EXPIRES_IN", ge=1)
     max_expires_in: Duration = Field(30 * DAY, alias="RELAY_MAX_EXPIRES_IN", ge=1)
     allowed_networks: Networks = Field((), alias="RELAY_ALLOWED_NETWORKS")
-    egress_proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(None, alias="RELAY_EGRESS_PROXY", repr=False)
+    egress_proxy: Proxy | None = Field(None, alias="RELAY_EGRESS_PROXY", repr=False)
     rate_limit: Whole = Field(500, alias="RELAY_RATE_LIMIT", ge=1)
     max_watches: Whole = Field(1_000_000, alias="RELAY_MAX_WATCHES", ge=1)
-    cors_origins: Annotated[Words, AfterValidator(_origins)] = Field((), alias="RELAY_CORS_ORIGINS")
-    slack_bot_token: Annotated[str, AfterValidator(_token)] | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
-    slack_api_url: Annotated[str, AfterValidator(_http_url)] = Field("https://slack.com/api/", alias="SLACK_API_URL")
+    cors_origins: Origins = Field((), alias="RELAY_CORS_ORIGINS")
+    slack_bot_token: Token | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
+    slack_api_url: HttpUrl = Field("https://slack.com/api/", alias="SLACK_API_URL")
     slack_signing_secret: str | None = Field(None, alias="SLACK_SIGNING_SECRET", min_length=8, repr=False)
-    slack_teams: Annotated[Words, AfterValidator(_grants)] = Field((), alias="RELAY_SLACK_TEAMS")
-    slack_hook_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
-        ("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS"
-    )
+    slack_teams: Grants = Field((), alias="RELAY_SLACK_TEAMS")
+    slack_hook_hosts: Hosts = Field(("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS")
     metrics_token: str | None = Field(None, alias="RELAY_METRICS_TOKEN", min_length=8, repr=False)
     admin_password: str | None = Field(None, alias="RELAY_ADMIN_PASSWORD", min_length=8, repr=False)
     trusted_hops: Whole = Field(0, alias="RELAY_TRUSTED_HOPS", ge=0, le=10)
@@ -210,12 +77,10 @@ class Settings(BaseModel):
     sandbox: bool | None = Field(None, alias="RELAY_SANDBOX")
     retention: Duration = Field(30 * DAY, alias="RELAY_RETENTION", ge=60)
     grace: Duration = Field(20, alias="RELAY_GRACE", le=300)
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
-        "info", alias="LOG_LEVEL"
-    )
+    log_level: LogLevel = Field("info", alias="LOG_LEVEL")
     log_format: Literal["text", "json"] = Field("text", alias="LOG_FORMAT")
 
-    otlp_endpoint: Annotated[str, AfterValidator(_http_url)] | None = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    otlp_endpoint: HttpUrl | None = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", repr=False)
 
     config: Path = Field(Path("config"), alias="RELAY_CONFIG")

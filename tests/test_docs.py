@@ -35,9 +35,10 @@ from relay.channels.base import Message
 from relay.errors import ConfigError
 from relay.model import Caution, DeliveryState, EventType, Kind, Outcome, State, Verdict, event_body
 from relay.provider import Definition, Provider, RequestTable, load_definition
-from relay.reading import ErrorPaths, Errors, Read, ResultPaths, Statuses
-from relay.reading import Path as JmesPath
-from relay.settings import Settings, duration
+from relay.settings import Settings
+from relay.tables import ErrorPaths, Errors, Read, ResultPaths, Statuses
+from relay.tables import Path as JmesPath
+from relay.values import duration
 from tests.support.deployment import API_KEY, SECRET, deployment, environment
 
 ROOT = Path(__file__).parent.parent

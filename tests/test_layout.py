@@ -23,12 +23,14 @@ LAYERS = """
     channels
     store provider
     reading
+    tables
     sdk
     outbound vault
     wire
     dialling
     guard
     settings
+    values
     cadence retry budget
     tracing sentry
     model ids signing metrics logs masking

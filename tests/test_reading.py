@@ -16,18 +16,8 @@ from hypothesis import strategies as st
 
 from relay.model import EventData, EventType, Kind, Reading, event
 from relay.provider import MAX_ANSWER, load_definition
-from relay.reading import (
-    MAX_LINK,
-    MAX_STATUS,
-    MAX_TEXT,
-    Answer,
-    Errors,
-    Read,
-    Reader,
-    Statuses,
-    link_expiry,
-    not_answered,
-)
+from relay.reading import MAX_LINK, MAX_STATUS, MAX_TEXT, Answer, Reader, link_expiry, not_answered
+from relay.tables import Errors, Read, Statuses
 
 ROOT = Path(__file__).parent.parent
 DEFINITION = load_definition(ROOT / "config/providers/unified-video.toml", {})

@@ -11,7 +11,8 @@ import pytest
 
 from relay.cadence import Cadence
 from relay.errors import ConfigError
-from relay.settings import Settings, duration, load
+from relay.settings import Settings, load
+from relay.values import duration
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTED = (ROOT / "config/relay.toml").read_text("utf-8")

@@ -98,8 +98,8 @@ def rotate_secret(
     from relay import keyring
     from relay.model import rfc3339
     from relay.parts import now, open_vault
-    from relay.settings import DAY, duration
     from relay.store import apps
+    from relay.values import DAY, duration
 
     try:
         seconds = float(str(duration(overlap)))

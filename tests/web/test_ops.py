@@ -253,8 +253,9 @@ def test_config_shows_each_value_and_where_it_is_from(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text('log_level = "warning"\nrate_limit = 7\n', "utf-8")
     rows = json.loads(effective("--json", RELAY_CONFIG=str(tmp_path), PORT="8123", RELAY_POLL_INTERVAL="0.5-2"))
     shown = {row["variable"]: (row["value"], row["from"]) for row in rows}
-    options = {field.alias for name, field in Settings.model_fields.items() if name not in ("config", "deployed")}
+    options = {field.alias for name, field in Settings.model_fields.items() if name != "deployed"}
     assert shown.keys() == options - {None}
+    assert shown["RELAY_CONFIG"] == (str(tmp_path), "environment")
     assert shown["PORT"] == (8123, "environment")
     assert shown["LOG_LEVEL"] == ("warning", "file")
     assert shown["RELAY_RATE_LIMIT"] == (7, "file")

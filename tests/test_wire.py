@@ -302,6 +302,7 @@ async def test_names_whose_servers_do_not_answer_do_not_delay_others(monkeypatch
     def getaddrinfo(host: str, *more: Any, **options: Any) -> list[Any]:
         if host.endswith(".slow.example"):
             over.wait()
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return look_up(host, *more, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from ipaddress import ip_address
 from typing import Any, Self
 
 import httpx
@@ -12,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.errors import RelayError
+from relay.guard import is_loopback
+from relay.values import fits_in_a_header
 
 LOOK_EVERY = 1.0
 
@@ -43,7 +44,7 @@ class Api:
     """
 
     def __init__(self, url: str, key: str) -> None:
-        if not (key.isascii() and key.isprintable()):
+        if not fits_in_a_header(key):
             raise ApiRefused("the API key holds characters that no header can carry")
         self.key = key
         self._url = url
@@ -101,13 +102,9 @@ class Api:
 def _here(url: str) -> bool:
     """Whether the address is one of this machine."""
     try:
-        host = httpx.URL(url).host
+        return is_loopback(httpx.URL(url).host)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ApiRefused(f"RELAY_URL: {url!r} is no address: {error}") from None
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _look(api: Api, watch_id: str, console: Console) -> dict[str, Any]:

@@ -44,6 +44,19 @@ class Blocked(httpx.ConnectError):
     """The guard refused the address: it is not public, and RELAY_ALLOWED_NETWORKS does not hold it."""
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether a host, by its usual name or address, is this machine."""
+    if host is not None and host.lower() == "localhost":
+        return True
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
+
+
 def literal_address(host: str) -> Address | None:
     """Read a URL's host as an IP address, in every way of writing that a resolver accepts; None if it is a name.
 

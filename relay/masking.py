@@ -9,8 +9,8 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-MASK = b"********"
-"""What stands in an answer where it repeated a secret."""
+MASK = "********"
+"""What stands in the place of a secret."""
 
 SHORTEST_SECRET, SHORTEST_PART = 8, 12
 """Characters of a secret, and of a part of a URL, that is looked for in answers: a shorter word is found everywhere."""
@@ -37,7 +37,7 @@ def spellings(secrets: Iterable[str]) -> tuple[bytes, ...]:
 def without(text: bytes, spelt: Sequence[bytes]) -> bytes:
     """The text of an answer without the secrets that it repeats: what somebody echoes must not be kept or shown."""
     for form in spelt:
-        text = text.replace(form, MASK)
+        text = text.replace(form, MASK.encode())
     if spelt and b"\\" in text:  # JSON can write any letter as \u0041: what it says counts, not how
         with contextlib.suppress(orjson.JSONDecodeError):
             said = orjson.dumps(orjson.loads(text))

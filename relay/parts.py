@@ -19,9 +19,10 @@ from relay.guard import Guard
 from relay.ids import new_id
 from relay.model import Millis
 from relay.outbound import Transport
-from relay.provider import MAX_ANSWER, SANDBOX, UNUSABLE_KEY, Provider, fits_in_a_header, load_definition, variable
+from relay.provider import MAX_ANSWER, SANDBOX, UNUSABLE_KEY, Provider, load_definition, variable
 from relay.settings import Settings, from_environment
 from relay.store import Database, apps
+from relay.values import fits_in_a_header
 from relay.vault import Vault
 
 

@@ -23,6 +23,7 @@ from relay.outbound import failure_class
 from relay.reading import Answer, Reader, not_answered
 from relay.settings import from_environment, toml_of
 from relay.tables import Errors, Read, Statuses, Table
+from relay.values import fits_in_a_header
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that are read; a longer one is not understood."""
@@ -83,7 +84,7 @@ class RequestTable(Table):
         for name, value in headers.items():
             if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
                 raise ValueError("a name must be letters, digits and hyphens, without spaces")
-            if not (value.isascii() and value.isprintable()):
+            if not fits_in_a_header(value):
                 raise ValueError(f"the value of '{name}' must be printable ASCII, in one line")
         return headers
 
@@ -283,11 +284,6 @@ class Provider:
                 headers["Content-Type"] = "application/json"
             self._known[key] = headers, spellings([key] if key else [])
         return self._known[key]
-
-
-def fits_in_a_header(key: str | None) -> bool:
-    """Whether a key can be sent, or there is none."""
-    return not key or (key.isascii() and key.isprintable())
 
 
 def _quoted(template: str) -> str:

@@ -64,8 +64,13 @@ def _no_boolean(value: object) -> object:
     return value
 
 
+def fits_in_a_header(text: str | None) -> bool:
+    """Whether a key or another value can be sent, or there is none."""
+    return not text or (text.isascii() and text.isprintable())
+
+
 def _token(value: str) -> str:
-    if not (value.isascii() and value.isprintable()):
+    if not fits_in_a_header(value):
         raise ValueError("must be printable ASCII: it is sent in a header")
     return value
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from relay.cli.base import Json, console, open_store, print_json, settings_of_environment
+from relay.masking import MASK
 
 if TYPE_CHECKING:
     from relay.settings import Settings
-
-MASK = "********"
 
 
 def migrate_() -> None:

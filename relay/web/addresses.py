@@ -18,6 +18,7 @@ import orjson
 
 from relay.guard import Guard, literal_address
 from relay.ids import new_id
+from relay.masking import MASK
 from relay.settings import Settings
 from relay.store.watches import FoundTarget, NewTarget
 from relay.vault import Vault
@@ -27,7 +28,6 @@ from relay.web.schemas import SlackTarget, WebhookTarget, split_url
 RESOLVE_TIMEOUT, LOOKUPS = 2.0, 8
 """Seconds for which a name is looked up, and names at once: in threads that only registrations wait for."""
 
-MASK = "********"
 NEVER_PUBLIC = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".intranet")
 
 

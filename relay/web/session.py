@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.errors import Forbidden, TooManyRequests
+from relay.guard import is_loopback
 from relay.model import Millis
 from relay.settings import Settings
 from relay.vault import Vault
@@ -58,7 +59,7 @@ class Sessions:
         # A platform's router speaks https, whether or not RELAY_BASE_URL says so.
         self._secure = settings.deployed or settings.public_url.startswith("https://")
         self._host = urlsplit(settings.base_url).netloc.lower()
-        self._closed = settings.deployed or not (self._host == "" or _is_loopback(urlsplit(settings.base_url).hostname))
+        self._closed = settings.deployed or not (self._host == "" or is_loopback(urlsplit(settings.base_url).hostname))
         self._keys = vault.derived(f"dashboard session {self._password}")
         self._hops = settings.hops
         self._everybody = Bucket(*IN_ALL, time.monotonic())
@@ -175,8 +176,8 @@ def at_this_machine(request: Request) -> bool:
     """
     peer = request.client.host if request.client else ""
     named = _split(f"//{request.headers.get('host', '')}")
-    local = named is not None and _is_loopback(named.hostname)
-    return _is_loopback(peer) and local and not any(name in request.headers for name in PROXIED)
+    local = named is not None and is_loopback(named.hostname)
+    return is_loopback(peer) and local and not any(name in request.headers for name in PROXIED)
 
 
 def client_address(request: Request, hops: int) -> str:
@@ -200,18 +201,6 @@ def _split(address: str) -> SplitResult | None:
         return urlsplit(address)
     except ValueError:
         return None
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host is not None and host.lower() == "localhost":
-        return True
-    try:
-        address = ip_address(host or "")
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
 
 
 def _mac(key: bytes, text: str) -> str:

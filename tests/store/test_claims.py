@@ -341,6 +341,16 @@ def held(db: Database, app: str, number: int, at: int) -> None:
     db.run_here(outbox.record, [to_hold(delivery, at)])
 
 
+def probing(db: Database, app: str) -> tuple[int, outbox.Claim]:
+    """Makes the place unwell and has a held delivery probe it; returns the time, and the probe."""
+    at = unwell(db, app)
+    held(db, app, 3, at)
+    at += health.PROBE_EVERY
+    db.run_here(health.probe, at)
+    (probe,) = claim_deliveries(db, at)
+    return at, probe
+
+
 def to_hold(delivery: outbox.Claim, at: int) -> outbox.Tried:
     """What a claim for an unwell place comes to."""
     return outbox.Tried(delivery, None, 0, DeliveryState.HELD, at)
@@ -387,11 +397,7 @@ def test_a_replay_counts_the_place_as_well_again(db: Database) -> None:
 def test_what_is_found_for_an_unwell_place_that_heals_before_the_record_is_not_held(db: Database) -> None:
     """Nobody would bring it back: there is nothing left to probe, and nothing left to heal."""
     app = rows.app(db)
-    at = unwell(db, app)
-    held(db, app, 3, at)
-    at += health.PROBE_EVERY
-    db.run_here(health.probe, at)
-    (probe,) = claim_deliveries(db, at)
+    at, probe = probing(db, app)
     rows.watch(db, app, "late", rows.target("place"), due=at)
     db.run_here(polling.save, [rows.ended(one, at) for one in rows.claim(db, at)])
     (late,) = claim_deliveries(db, at)
@@ -404,11 +410,7 @@ def test_what_is_found_for_an_unwell_place_that_heals_before_the_record_is_not_h
 
 def test_a_probe_that_fails_after_a_replay_has_healed_its_place_is_not_held(db: Database) -> None:
     app = rows.app(db)
-    at = unwell(db, app)
-    held(db, app, 3, at)
-    at += health.PROBE_EVERY
-    db.run_here(health.probe, at)
-    (probe,) = claim_deliveries(db, at)
+    at, probe = probing(db, app)
     db.run_here(replay.retry_many, app, at)
     dead = claim_deliveries(db, at)
     db.run_here(outbox.record, [tried(one, DeliveryState.DEAD, at, exhausted=True) for one in dead[:1]])  # it ails anew

@@ -1,4 +1,4 @@
-"""`python -m relay`: the same as the command `relay`, for where only the folder is there."""
+"""`python -m relay` is the command `relay`, for a folder that is not installed."""
 
 from relay.cli import main
 

@@ -1,4 +1,4 @@
-"""The composition root: settings in, a running process out, and a clean end of it."""
+"""One process: build its parts from the settings, start its roles, and end them cleanly."""
 
 from __future__ import annotations
 
@@ -10,49 +10,55 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from enum import Flag, auto
+from typing import TYPE_CHECKING
 
 import structlog
 
-from relay import __version__, liveness, metrics
-from relay.changes import Changes
-from relay.channels.base import DEADLINE, Channel
-from relay.channels.slack import SlackChannel
-from relay.channels.slack_api import SlackApi
-from relay.channels.slack_face import Look
-from relay.channels.slack_living import LivingMessages
-from relay.channels.webhook import WebhookChannel
-from relay.dispatcher import Dispatcher
-from relay.editor import Editor
+from relay import __version__
+from relay.actions import Actions
+from relay.channels import open_channels
+from relay.channels.base import DEADLINE, Resources, TargetTransport
+from relay.channels.sender import Sender
+from relay.channels.slack.channel import SlackChannel
+from relay.channels.targets import Targets
+from relay.channels.urls import UrlCheck
 from relay.errors import StoreUnavailable
-from relay.jumps import watch_clock
-from relay.parts import (
+from relay.outbound.descriptors import limit, raise_limit
+from relay.outbound.leases import Leases
+from relay.outbound.receivers import ReceiverLanes
+from relay.providers.upstreams import Upstreams
+from relay.settings.options import Settings
+from relay.store import migrate, notifications
+from relay.store.change_feed import ChangeFeed
+from relay.store.clock_reset import rebase
+from relay.store.notifications import DELIVER, EDIT, ERASE, POLL, Wake
+from relay.telemetry import metrics
+from relay.telemetry.tracing import open_tracing
+from relay.web.context import Context
+from relay.web.dashboard.shared_read import SharedRead
+from relay.web.server import listen, serving
+from relay.wiring import (
     EVERYWHERE,
     declare_default_app,
     load_providers,
-    now,
     open_database,
-    open_transports,
     open_vault,
+    open_ways,
 )
-from relay.poller import Poller
-from relay.scheduler import Scheduler
-from relay.settings import Settings
-from relay.store import health, invariant, migrate, notify, retention, totals
-from relay.store.notify import DELIVER, POLL
-from relay.store.rebase import rebase
-from relay.sweep import Process
-from relay.tracing import open_tracing
-from relay.web import site
-from relay.web.addresses import Addresses
-from relay.web.context import Context
-from relay.web.server import listen, serving
+from relay.worker.claim_loop import Process
+from relay.worker.clock import SharedClock, watch_clock
+from relay.worker.dispatcher import Dispatcher
+from relay.worker.heartbeat import Heartbeat
+from relay.worker.poller import Poller
+from relay.worker.scheduler import Scheduler, Tick
+from relay.worker.slack_editor import SlackEditor
+from relay.worker.slack_eraser import SlackEraser
+from relay.worker.upkeep import PROBE_EVERY, PRUNE_EVERY, Upkeep
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 log = structlog.stdlib.get_logger(__name__)
-
-WHAT = ("poll", "delivery")
-EDIT = "edit"
-COUNT_EVERY = 60.0
-"""Seconds between two counts of everything stored."""
 
 INTERVAL = 1.0
 """Seconds between two looks at the database when nothing says that something comes due sooner."""
@@ -60,11 +66,11 @@ INTERVAL = 1.0
 ANSWERING = DEADLINE + 1
 """Seconds of the grace time that requests in flight may have: more than the one attempt that one may wait for."""
 
+LOOK_EVERY = 1.0
+"""Seconds for which the state of the database is remembered: anyone may ask for it, as often as they like."""
+
 START_PATIENCE = 30.0
 """Seconds that a process waits for the database at its start."""
-
-PROBE_INTERVAL, PRUNE_INTERVAL = 30.0, 60.0
-PRUNE_BATCH, PRUNE_PAUSE = 500, 0.5
 
 
 class Role(Flag):
@@ -75,7 +81,7 @@ class Role(Flag):
 
 
 class Relay:
-    """One process's parts, wired.
+    """One process: its parts, built and connected.
 
     Args:
         settings: the effective configuration.
@@ -86,201 +92,199 @@ class Relay:
         self.settings = settings
         self.db = open_database(settings)
         self.vault = open_vault(settings)
-        guard, self.transport, self.plain = open_transports(settings)
-        self.providers = load_providers(settings, self.transport, environ)
+        self.ways = open_ways(settings)
+        providers = load_providers(settings, self.ways.upstreams, environ)
         migrate.ensure(self.db)
-        declare_default_app(self.db, self.vault, settings)
-        dialled = EVERYWHERE if settings.egress_proxy else guard
-        self.slack = SlackApi(dialled, settings.slack_bot_token, settings.slack_api_url, settings.egress_proxy)
-        self.tracing = open_tracing(settings.otlp_endpoint)
+        name = secrets.token_hex(4)
+        self.clock = SharedClock(self.db, name)
+        self.clock.look_here()
+        now = self.clock.now
+        self.upstreams = Upstreams(providers, now)
+        declare_default_app(self.db, self.vault, settings, now())
         self.scheduler = Scheduler()
-        self.changes = Changes(self.db)
-        self._stop_by: float | None = None
-        self._counted_at = float("-inf")
-        process = Process(secrets.token_hex(4), now)
-        self.liveness = liveness.Liveness(self.db, process, self._wake_all)
-        look = Look(settings.base_url, settings.slack_signing_secret is not None)
-        living = LivingMessages(self.db, self.slack, process.name, now, look)
-        channels: dict[str, Channel] = {
-            "webhook": WebhookChannel(self.transport, self.plain),
-            "slack": SlackChannel(self.slack, living, settings.base_url),
-        }
-        self.editor = Editor(self.db, process, living, self.vault, lambda wait: self.scheduler.wake(EDIT, wait))
-        self.dispatcher = Dispatcher(
+        self._database = SharedRead(self._database_unwell, LOOK_EVERY)
+        self.feed = ChangeFeed(self.db)
+        self.wake = Wake(self.scheduler.wake)
+        self.tracing = open_tracing(settings.otlp_endpoint)
+        process = Process(name, now, self.db, self.wake, self.feed, self.tracing)
+        self.leases = None if self.db.embedded else Leases(self.upstreams.lanes, self.db, name)
+        resources = Resources(
+            settings,
+            TargetTransport(self.ways.encrypted, self.ways.plain),
+            UrlCheck(self.ways.guard),
+            EVERYWHERE if settings.egress_proxy else self.ways.guard,
             self.db,
-            process,
-            channels,
-            self.vault,
-            settings.retry_schedule,
-            self.changes.announce,
-            lambda wait: self.scheduler.wake(DELIVER, wait),
-            self.tracing,
+            name,
+            now,
+            self.upstreams.noun_of,
         )
-        self.poller = Poller(
-            self.db,
-            process,
-            self.providers,
-            self.vault,
-            settings.poll_interval,
-            told=lambda: self.scheduler.wake(DELIVER),
-            changed=self.changes.announce,
-            wake=lambda wait: self.scheduler.wake(POLL, wait),
-            tracing=self.tracing,
+        self.channels = open_channels(resources)
+        slack = next(channel for channel in self.channels.values() if isinstance(channel, SlackChannel))
+        self.slack = slack.api
+        sender = Sender(self.channels, self.db, self.vault, now, self.tracing)
+        lanes = ReceiverLanes()
+        self.dispatcher = Dispatcher(process, sender, lanes, settings.retry_schedule)
+        self.poller = Poller(process, self.upstreams, self.vault, settings.poll_interval, self.dispatcher)
+        self.editor = SlackEditor(process, slack.living, self.vault)
+        self.eraser = SlackEraser(process, slack.erased)
+        self.heartbeat = Heartbeat(process)
+        under_way = {"poll": lambda: self.poller.under_way, "delivery": lambda: self.dispatcher.under_way}
+        self.upkeep = Upkeep(self.db, now, settings.retention, under_way)
+        self._stop_by: float | None = None
+        targets = Targets(self.channels, self.vault)
+        actions = Actions(
+            settings, self.db, self.vault, self.upstreams, targets, sender, lanes, self.wake, self.feed, now
         )
         self.context = Context(
             settings,
             self.db,
             self.vault,
-            self.providers,
-            Addresses(settings, guard, self.vault),
-            self.dispatcher,
-            self.changes,
-            self.poller.budget,
+            self.upstreams,
+            targets,
+            actions,
+            self.feed,
             now,
-            due=lambda wait: self.scheduler.wake(POLL, wait),
-            told=lambda: self.scheduler.wake(DELIVER),
             unwell=self.unwell,
-            measure=self.measure,
+            measure=self.upkeep.measure,
             tracing=self.tracing,
             slack=self.slack,
         )
 
-    def _wake_all(self) -> None:
-        self.scheduler.wake(POLL)
-        self.scheduler.wake(DELIVER)
-
     async def unwell(self) -> list[str]:
-        """Why this process cannot do its work; nothing if it can. Waiting work is no reason, but see the metrics."""
-        try:
-            behind = await self.db.read(migrate.behind)
-        except StoreUnavailable as error:
-            return [error.detail]
-        return [reason for reason in (behind, self.scheduler.unwell()) if reason]
+        """Return why this process cannot do its work; nothing if it can. Waiting work is no reason: see the metrics."""
+        reasons = (await self._database.get(LOOK_EVERY), self.scheduler.unwell(), self.clock.unwell())
+        return [reason for reason in reasons if reason]
 
-    async def measure(self) -> None:
-        """Brings the gauges about everything stored up to date."""
-        for what, age in zip(WHAT, await self.db.read(totals.overdue, now()), strict=True):
-            metrics.OLDEST_DUE.labels(what).set(age)
-        for what, under_way in zip(WHAT, (self.poller.under_way, self.dispatcher.under_way), strict=True):
-            metrics.IN_FLIGHT.labels(what).set(under_way)
-        if time.monotonic() - self._counted_at < COUNT_EVERY:
-            return
-        self._counted_at = time.monotonic()
-        counted = await self.db.read(totals.totals)
-        metrics.WATCHES.clear()
-        for (provider, state), count in counted.watches.items():
-            metrics.WATCHES.labels(provider, state).set(count)
-        for state in ("pending", "held", "delivered", "dead"):
-            metrics.DELIVERIES.labels(state).set(counted.deliveries.get(state, 0))
-        metrics.VIOLATIONS.set(sum(len(one.ids) for one in await self.db.read(invariant.violations)))
+    async def _database_unwell(self) -> str | None:
+        """Return why nothing can be written, in words, or None."""
+        try:
+            unready = await self.db.run(migrate.unready)
+        except StoreUnavailable as error:
+            return error.detail
+        return unready or self.db.outage.no_room
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Polls and delivers while inside; on the way out finishes what is in flight within the grace time."""
-        jobs = {
-            POLL: (self.poller.tick, INTERVAL),
-            DELIVER: (self.dispatcher.tick, INTERVAL),
-            **({EDIT: (self.editor.tick, INTERVAL)} if self.slack.has_bot else {}),
-            "beat": (self.liveness.tick, liveness.INTERVAL),
-            "probe": (self._probe, PROBE_INTERVAL),
-            "prune": (self._prune, PRUNE_INTERVAL),
+        """Poll and deliver while inside; on the way out, finish what is in flight within the grace time."""
+        jobs: dict[str, tuple[Tick, float]] = {
+            POLL: (self._by_the_clock(self.poller.tick), INTERVAL),
+            DELIVER: (self._by_the_clock(self.dispatcher.tick), INTERVAL),
+            "probe": (self._by_the_clock(self.upkeep.probe), PROBE_EVERY),
+            "prune": (self._by_the_clock(self.upkeep.prune), PRUNE_EVERY),
         }
-        await self.db.persist(rebase, now())
-        await self.liveness.tick()
+        if self.slack.has_bot:
+            jobs[EDIT] = (self._by_the_clock(self.editor.tick), INTERVAL)
+            jobs[ERASE] = (self._by_the_clock(self.eraser.tick), INTERVAL)
+        if self.clock.right:
+            await self.db.persist(rebase, self.clock.now())
+        await self.heartbeat.start()
         for name, (tick, interval) in jobs.items():
             self.scheduler.add(name, tick, interval)
         self.scheduler.start()
-        clock = asyncio.create_task(watch_clock(self._jumped, metrics.LOOP_LAG.set))
         try:
             yield
         finally:
             await self.halt()
-            clock.cancel()
-            await asyncio.wait([clock])
             try:
                 async with asyncio.timeout_at(self._stop_by):
                     await self.poller.drain()
                     await self.dispatcher.drain()
                     await self.editor.drain()
+                    await self.eraser.drain()
             except TimeoutError:
                 log.warning("grace time over; what is in flight is given back")
+            await self._give_back()
             with contextlib.suppress(StoreUnavailable):
-                await self.liveness.leave()
+                await self.heartbeat.leave()
+
+    def _by_the_clock(self, tick: Tick) -> Tick:
+        """Return a job that does nothing while the clock of this machine is wrong: it plans, and deletes, by it."""
+
+        async def when_right() -> float | None:
+            return await tick() if self.clock.right else None
+
+        return when_right
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Hears, while inside, what other processes announce; on the way out lets everybody go who looks."""
-        task = asyncio.create_task(self._listen())
+        """Listen to what other processes announce, and watch the clock, while inside; at the end, end every stream."""
+        clock = watch_clock(self.clock, self.scheduler.rearm, self._righted, metrics.LOOP_LAG.set)
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(clock)]
         try:
             yield
         finally:
-            self.changes.close()
-            task.cancel()
-            await asyncio.wait([task])
+            self.feed.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _listen(self) -> None:
         if not self.db.embedded:
-            await notify.listen(self.db.url, self.scheduler.wake, self.changes.announce)
-            self.changes.blind = True
+            await notifications.listen(self.db.url, self.scheduler.wake, self.feed.announce)
+            self.feed.blind = True
 
     async def halt(self) -> None:
-        """Claims nothing more and ends every stream; the grace time begins."""
-        self.changes.close()
+        """Claim nothing more and end every stream; the grace time begins."""
+        self.feed.close()
         if self._stop_by is None:
             self._stop_by = asyncio.get_running_loop().time() + self.settings.grace
             self.poller.halt()
             self.dispatcher.halt()
             self.editor.halt()
+            self.eraser.halt()
             await self.scheduler.stop()
 
-    async def _probe(self) -> None:
-        await self.db.run(health.probe, now())
-
-    async def _prune(self) -> float | None:
-        """Forgets one batch of what ended long ago; the next one follows soon, if there is more."""
-        before = now() - round(self.settings.retention * 1000)
-        pruned = await self.db.run(retention.prune, before, PRUNE_BATCH)
-        await self.db.run(retention.shrink)
-        return PRUNE_PAUSE if pruned == PRUNE_BATCH else None
-
-    async def _jumped(self, seconds: float) -> None:
-        """Somebody set the clock: what was planned by the old one is planned anew, and every job looks at once."""
-        log.warning("the clock was set", by_seconds=round(seconds))
-        await self.db.persist(rebase, now())
+    async def _righted(self) -> None:
+        """Plan anew what was planned by the clock as it was, and run every job at once: the clock is right again."""
+        await self.db.persist(rebase, self.clock.now())
         self.scheduler.rearm()
 
+    async def _give_back(self) -> None:
+        """Let the other processes have what this one may take of the lanes."""
+        if self.leases is not None:
+            await self.leases.aclose()
+
     async def aclose(self) -> None:
-        """Finishes what goes on after a request within the grace time, and closes every connection."""
-        try:
-            async with asyncio.timeout_at(self._stop_by):
-                await self.context.errands.drain()
-        except TimeoutError:
-            log.warning("grace time over; what was asked for in Slack is left")
-        await self.slack.aclose()
-        await self.transport.aclose()
-        await self.plain.aclose()
+        """Close every connection."""
+        await self._give_back()
+        for channel in self.channels.values():
+            await channel.aclose()
+        await self.ways.aclose()
         await self.db.aclose()
         await asyncio.to_thread(self.tracing.close)
 
 
 async def _started(settings: Settings, environ: Mapping[str, str], stop: asyncio.Event) -> Relay:
-    """The process's parts, once the database answers: a start must outlive its restart, too; until told to `stop`."""
+    """Return the process once the database answers: a start outlives a restart of it, unless told to `stop`."""
     give_up = time.monotonic() + START_PATIENCE
+    logged = None
     while True:
         try:
             return await asyncio.to_thread(Relay, settings, environ)
         except StoreUnavailable as error:
             if time.monotonic() > give_up or stop.is_set():
                 raise
-            log.warning("waiting for the database", error=error.detail)
+            if error.detail != logged:
+                log.warning("waiting for the database", error=error.detail, at_most=START_PATIENCE)
+                logged = error.detail
             await asyncio.sleep(0.5)
 
 
+def _build_site(context: Context) -> ASGIApp:
+    from relay.web import site
+
+    return site.build(context)
+
+
 async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> None:
-    """Runs one process until it is told to stop (SIGTERM, SIGINT)."""
+    """Run one process until a signal stops it: SIGTERM, SIGINT, or SIGHUP of a terminal that closes."""
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup makes the process ignore it
+        signals.append(signal.SIGHUP)
+    raise_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in signals:
         loop.add_signal_handler(name, stop.set)
     listener = listen(settings.bind, settings.port) if Role.WEB in roles else None
     relay = await _started(settings, environ, stop)
@@ -292,15 +296,20 @@ async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> No
                 await stack.enter_async_context(relay.working())
             if listener is not None:
                 answering = math.ceil(min(ANSWERING, settings.grace))
-                await stack.enter_async_context(serving(site.build(relay.context), listener, answering))
+                keep_alive = settings.keep_alive
+                # Only now, and in a thread: no poll needs what the site imports, and the polls of a process that was
+                # killed are overdue. Callers wait for that long, but are not refused: the listener is open.
+                site = await asyncio.to_thread(_build_site, relay.context)
+                await stack.enter_async_context(serving(site, listener, answering, keep_alive))
                 url = f"http://{settings.bind}:{listener.getsockname()[1]}"
-            log.info("ready", version=__version__, url=url, database="sqlite" if settings.embedded else "postgresql")
+            database = "sqlite" if settings.embedded else "postgresql"
+            log.info("ready", version=__version__, url=url, database=database, descriptors=limit())
             await stop.wait()
             log.info("stopping")
             await relay.halt()
     finally:
         await relay.aclose()
         # A platform may send SIGTERM again and again; the last steps must not be cut short by it.
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for name in signals:
             loop.remove_signal_handler(name)
             signal.signal(name, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""One tree of errors, so that every boundary (HTTP, command line, start-up) can turn any of them into words.
+"""The tree of errors, so that HTTP, the command line and start-up can present each of them in the same way.
 
-The class docstring is the title that a caller reads; `code` is the stable name that a program branches on. An
-anticipated failure of somebody else's server is never one of these: it is a value (`Reading`, `Outcome`).
+The docstring of a class is the title that the caller reads; `code` is the stable name that a program compares. When an
+upstream or a receiver fails, that is no error in this sense: relay expects it, so it is a value (`Reading`, `Outcome`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """Where in the request body something is wrong (a JSON pointer, RFC 6901) and what."""
+    """What is wrong in a request body, and where: a JSON pointer (RFC 6901)."""
 
     pointer: str
     detail: str
@@ -43,97 +43,158 @@ class ConfigError(RelayError):
 class MalformedRequest(RelayError):
     """The request could not be read."""
 
-    status, code = 400, "malformed_request"
+    status = 400
+
+    code = "malformed_request"
 
 
 class Unauthorized(RelayError):
     """A valid API key is required."""
 
-    status, code = 401, "unauthorized"
+    status = 401
+
+    code = "unauthorized"
 
 
 class BadSignature(RelayError):
-    """The signature does not hold."""
+    """The signature is not valid."""
 
-    status, code = 401, "bad_signature"
+    status = 401
+
+    code = "bad_signature"
 
 
 class Forbidden(RelayError):
-    """This page is not for whoever asks, or the form was forged."""
+    """You may not see this page, or the form was forged."""
 
-    status, code = 403, "forbidden"
+    status = 403
+
+    code = "forbidden"
 
 
 class NotFound(RelayError):
-    """There is no such thing, or it belongs to another app."""
+    """There is no such resource, or it belongs to another app."""
 
-    status, code = 404, "not_found"
+    status = 404
+
+    code = "not_found"
 
 
 class MethodNotAllowed(RelayError):
     """This route does not take this method."""
 
-    status, code = 405, "method_not_allowed"
+    status = 405
+
+    code = "method_not_allowed"
 
 
 class Conflict(RelayError):
-    """The request does not fit the present state."""
+    """The request conflicts with the current state."""
 
-    status, code = 409, "conflict"
+    status = 409
+
+    code = "conflict"
 
 
 class TooSlow(RelayError):
     """The request did not arrive in time."""
 
-    status, code = 408, "too_slow"
+    status = 408
+
+    code = "too_slow"
 
 
 class TooManyRequests(RelayError):
-    """This API key asks too often."""
+    """This API key sends requests too often."""
 
-    status, code = 429, "rate_limited"
+    status = 429
+
+    code = "rate_limited"
 
 
 class TooManyWatches(RelayError):
     """This app has too many watches under way."""
 
-    status, code = 429, "too_many_watches"
+    status = 429
+
+    code = "too_many_watches"
+
+
+class TooManyTargets(RelayError):
+    """This app has too many targets stored."""
+
+    status = 429
+
+    code = "too_many_targets"
 
 
 class TooLarge(RelayError):
     """The request body is too large."""
 
-    status, code = 413, "too_large"
+    status = 413
+
+    code = "too_large"
 
 
 class HeadTooLarge(RelayError):
     """The request's head is too large."""
 
-    status, code = 431, "head_too_large"
+    status = 431
+
+    code = "head_too_large"
 
 
 class UnsupportedMediaType(RelayError):
     """The request body must be JSON."""
 
-    status, code = 415, "unsupported_media_type"
+    status = 415
+
+    code = "unsupported_media_type"
 
 
 class Invalid(RelayError):
     """The request is not valid."""
 
-    status, code = 422, "validation_failed"
+    status = 422
+
+    code = "validation_failed"
+
+    @classmethod
+    def at(cls, pointer: str, detail: str) -> Invalid:
+        """Return the error about one place in the request, named by its JSON pointer."""
+        return cls(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
 
 
 class StoreUnavailable(RelayError):
     """The database does not answer."""
 
-    status, code = 503, "database_unavailable"
+    status = 503
+
+    code = "database_unavailable"
+
+
+class Overloaded(RelayError):
+    """relay has no room for this request at the moment."""
+
+    status = 503
+
+    code = "overloaded"
+
+
+class ResolverUnavailable(RelayError):
+    """The resolver for the names of targets does not answer."""
+
+    status = 503
+
+    code = "resolver_unavailable"
 
 
 class UpstreamUnavailable(RelayError):
     """The upstream does not answer."""
 
-    status, code = 502, "upstream_unavailable"
+    status = 502
+
+    code = "upstream_unavailable"
 
 
 class SchemaBehind(ConfigError):

@@ -17,10 +17,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from relay.app import now
-from relay.ids import new_id
-from relay.model import DeliveryState, Result, State
+from relay.model.delivery import DeliveryState
+from relay.model.ids import new_id
+from relay.model.reading import Result
+from relay.model.watch import State
 from relay.store.schema import deliveries, events, lags, targets, watches
+from relay.wiring import now
 from tests.support import parties
 from tests.support.browser import browsing, go
 from tests.support.deployment import Deployment, deployment, environment

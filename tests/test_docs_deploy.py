@@ -21,11 +21,13 @@ from honcho.environ import parse_procfile
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.cli import cli
-from relay.model import DeliveryState, Kind, State, Verdict
-from relay.provider import variable
-from relay.settings import Settings
-from relay.store import Database, invariant
-from relay.web import site
+from relay.model.delivery import DeliveryState, Verdict
+from relay.model.reading import Kind
+from relay.model.watch import State
+from relay.providers.definition import variable
+from relay.settings.options import Settings
+from relay.store import Database, invariants
+from relay.web import ops, site
 from tests.support.deployment import SECRET, deployment, environment
 from tests.support.parties import Receiver, Upstream, done
 from tests.support.processes import CONFIG
@@ -57,7 +59,7 @@ def ini(text: str) -> configparser.ConfigParser:
 
 
 def test_every_snippet_is_of_a_kind_that_is_tested() -> None:
-    assert {language for language, _ in BLOCKS} == {"bash", "yaml", "toml", "json", "ini", "dockerfile"}
+    assert {language for language, _ in BLOCKS} == {"bash", "yaml", "toml", "json", "ini", "dockerfile", "sql"}
 
 
 @pytest.mark.parametrize("text", BASH, ids=range(len(BASH)))
@@ -85,6 +87,7 @@ def test_every_variable_is_one_of_ours() -> None:
 
 def test_every_route_is_one_of_ours() -> None:
     routes = set(re.findall(r'Route\("(/[a-z.]+)"', Path(str(site.__file__)).read_text("utf-8")))
+    routes |= {operation.path for operation in ops.operations.all}
     assert set(re.findall(r"`(/(?:healthz|readyz|metrics|docs)[a-z]*)`", PAGE)) <= routes
 
 
@@ -132,6 +135,21 @@ def test_pgbouncer() -> None:
     read = ini(block("ini", "[pgbouncer]"))
     assert read["pgbouncer"]["pool_mode"] == "transaction"
     assert read["databases"]["relay"].split()[-1] == "dbname=relay"
+
+
+def test_the_statements_make_a_role_and_a_database_that_do(postgres: str, tmp_path: Path) -> None:
+    name = f"relay_{os.getpid()}"
+    script = re.sub(r"\brelay\b", name, block("sql", "CREATE ROLE"))
+    admin = sa.create_engine(postgres.format("postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        for statement in script.strip().split(";\n"):
+            connection.exec_driver_sql(statement)
+    url = sa.make_url(postgres.format(name)).set(username=name)
+    assert relay_migrate(url.render_as_string(), tmp_path).returncode == 0
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.exec_driver_sql(f"DROP ROLE {name}")
+    admin.dispose()
 
 
 def test_dockerfile() -> None:
@@ -228,7 +246,7 @@ async def test_postgresql_backup_and_restore(
     async with deployment(environ):
         _, again = await receiver.wait_for(2)
         assert again.webhook_id == first.webhook_id
-    assert db.run_here(invariant.violations) == []
+    assert db.run_here(invariants.find_violations) == []
     assert db.run_here(lambda tx: tx.execute(sa.text("SELECT count(*) FROM watches")).scalar()) == 1
     db.close()
 
@@ -264,7 +282,7 @@ VALUES: dict[str, set[str]] = {
     "verdict": set(Verdict),
     "what": {"poll", "delivery"},
 }
-LABELS = {*VALUES, "provider", "type", "le", "job", "instance"}
+LABELS = {*VALUES, "loop", "provider", "type", "le", "job", "instance"}
 
 
 @pytest.fixture(scope="module")

@@ -5,86 +5,170 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
 import httpx
+from pydantic import AfterValidator, Field
 
-from relay import __version__, signing
-from relay.channels.base import DEADLINE, KEPT_ANSWER, MAX_ANSWER, Message
-from relay.masking import secret_parts, spellings, without
-from relay.model import Outcome, Verdict
-from relay.outbound import failure_class
-from relay.retry import parse_retry_after
+from relay import __version__
+from relay.channels.base import (
+    ALL_ENDS,
+    KEPT_ANSWER,
+    Address,
+    Channel,
+    Events,
+    Message,
+    Refused,
+    Resources,
+    Target,
+    default,
+    failed,
+)
+from relay.channels.urls import Url, host_of
+from relay.model.delivery import Outcome, Verdict
+from relay.model.retry import parse_retry_after
+from relay.outbound.codings import READABLE
+from relay.security import signing
+from relay.security.redaction import MASK, encoded_forms, redact, url_secrets
+
+MAX_HEADERS = 10
+HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
+HEADER_VALUE = r"^[ -~]{1,4096}$"
+FORBIDDEN_HEADERS = re.compile(
+    "webhook-.*|content-.*|host|user-agent|traceparent|date|expect|te|trailer|transfer-encoding"
+    "|connection|keep-alive|upgrade|proxy-authorization"
+)
 
 
-class WebhookChannel:
-    """Posts events to URLs.
+def _headers(value: dict[str, str]) -> dict[str, str]:
+    if len({name.lower() for name in value}) != len(value):
+        raise ValueError("must not name a header twice")
+    for name, text in value.items():
+        if not re.fullmatch(HEADER_NAME, name):
+            raise ValueError(f"'{name[:40]}' is not a header name")
+        if FORBIDDEN_HEADERS.fullmatch(name.lower()):
+            raise ValueError(f"'{name}' is relay's own to set")
+        if not re.fullmatch(HEADER_VALUE, text):
+            raise ValueError(f"the value of '{name}' must be 1 to 4096 printable ASCII characters")
+    return value
 
-    Args:
-        transport: how requests go out.
-        plain: how those without TLS do, whose guard lets fewer pass.
-    """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, plain: httpx.AsyncBaseTransport) -> None:
-        self._transport, self._plain = transport, plain
+class WebhookTarget(Target):
+    """A URL that gets a signed POST (Standard Webhooks)."""
+
+    type: Literal["webhook"]
+    url: Url = Field(description="https://; http:// only where RELAY_ALLOWED_NETWORKS allows the address", repr=False)
+    events: Events = ALL_ENDS
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = default(
+        {},
+        max_length=MAX_HEADERS,
+        description="Static headers to send along; kept sealed, shown masked. None that relay sets (`webhook-*`, "
+        "`content-*`, `Host`, `User-Agent`, `Traceparent`, `Date`) or that belong to the connection.",
+        repr=False,
+        json_schema_extra={
+            "propertyNames": {"pattern": HEADER_NAME},
+            "additionalProperties": {"type": "string", "pattern": HEADER_VALUE},
+        },
+    )
+
+
+class WebhookChannel(Channel[WebhookTarget]):
+    """Posts events to URLs."""
+
+    schema = WebhookTarget
+
+    def __init__(self, resources: Resources) -> None:
+        self._transport = resources.transport
+        self._urls = resources.urls
+
+    async def check(self, target: WebhookTarget) -> None:
+        """Refuse a URL that relay may not call."""
+        if problem := await self._urls.problem(target.url):
+            raise Refused("url", problem)
+
+    def address(self, target: WebhookTarget) -> Address:
+        """Return the URL and the headers to send along."""
+        return Address({"url": target.url, "headers": target.headers}, host_of(target.url), target.url)
+
+    def show(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the URL and the names of the headers."""
+        return {"url": content["url"], "headers": dict.fromkeys(content["headers"], MASK)}
 
     async def send(self, message: Message) -> Outcome:
-        """Delivered is 2xx and nothing else; 410 ends the target; anything else is tried again."""
+        """Post an event. Only 2xx is success; 410 ends the target; anything else is tried again."""
+        url: str = message.address["url"]
         static: dict[str, str] = message.address.get("headers", {})
-        headers = {
-            "content-type": "application/json",
-            "user-agent": f"relay/{__version__}",
-            "webhook-id": message.id,
-            "webhook-timestamp": str(message.timestamp),
-            "webhook-signature": signing.sign(message.secrets, message.id, message.timestamp, message.body),
-        }
-        if message.traceparent is not None:
-            headers["traceparent"] = message.traceparent
-        headers |= {name: value for name, value in static.items() if name.lower() not in headers}
+        # The receiver knows by the webhook-id that an event came twice. A retry uses no kept connection: the attempt
+        # before may have died on one. A receiver that has sent its status has the event, even if the rest is broken.
+        extensions = {"reuse": not message.again, "partial": True}
+        headers = _signed(message, static)
         try:
-            request = httpx.Request(
-                "POST",
-                message.address["url"],
-                headers=headers,
-                content=message.body,
-                extensions={"timeout": DEADLINE, "max_bytes": MAX_ANSWER},
-            )
-            transport = self._transport if request.url.scheme == "https" else self._plain
-            response = await transport.handle_async_request(request)
+            request = httpx.Request("POST", _parsed(url), headers=headers, content=message.body, extensions=extensions)
+            request.headers.setdefault("accept-encoding", READABLE)
+            response = await self._transport.handle_async_request(request)
         except (httpx.InvalidURL, UnicodeError):
             return Outcome(Verdict.RETRY, "protocol", note="the URL cannot be called: register another")
         except httpx.HTTPError as error:
-            return Outcome(Verdict.RETRY, failure_class(error), note=str(error) or None)
-        credentials = (value.partition(" ")[2] for value in static.values())
-        secrets = (*message.secrets, *static.values(), *credentials, *secret_parts(message.address["url"]))
-        return await _outcome(response, secrets)
+            return failed(error)
+        return await _outcome(response, tuple(message.secrets), url, tuple(static.values()))
 
 
-async def _outcome(response: httpx.Response, secrets: Sequence[str]) -> Outcome:
-    spelt = spellings(secrets)
-    status, body = response.status_code, without(await response.aread(), spelt)
-    truncated = len(body) > KEPT_ANSWER or bool(response.extensions.get("truncated"))
-    answer = body[:KEPT_ANSWER]
-    if response.is_success:
-        return Outcome(Verdict.DELIVERED, status=status, answer=answer, truncated=truncated)
-    note = None
-    if response.is_redirect and "location" in response.headers:
-        where = without(response.headers["location"].encode(), spelt).decode()[:500]
-        note = f"redirects are not followed: register the final URL ({where}) instead"
-    elif response.is_redirect:
-        note = f"{status} is no success: the receiver must answer 2xx"
-    if status == 410:
-        note = "the receiver answered 410 Gone: nothing more is sent to this target"
-    return Outcome(
-        Verdict.GIVE_UP if status == 410 else Verdict.RETRY,
-        error=f"http_{status}",
+@lru_cache(maxsize=1000)
+def _parsed(url: str) -> httpx.URL:
+    """Return a target's URL, parsed once: to parse it takes as long as to sign an event."""
+    return httpx.URL(url)
+
+
+def _signed(message: Message, static: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a request: those of relay, and those of the target's own that are none of relay's."""
+    timestamp = message.at // 1000
+    headers = {
+        "content-type": "application/json",
+        "user-agent": f"relay/{__version__}",
+        "webhook-id": message.id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signing.sign(message.secrets, message.id, timestamp, message.body),
+    }
+    if message.traceparent is not None:
+        headers["traceparent"] = message.traceparent
+    return headers | {name: value for name, value in static.items() if name.lower() not in headers}
+
+
+@lru_cache(maxsize=1000)
+def _secret_forms(secrets: tuple[str, ...], url: str, static: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Return what an answer may repeat: signing secrets, what is secret in the URL, and values of static headers."""
+    credentials = (value.partition(" ")[2] for value in static)
+    return encoded_forms((*secrets, *static, *credentials, *url_secrets(url)))
+
+
+async def _outcome(response: httpx.Response, secrets: tuple[str, ...], url: str, static: tuple[str, ...]) -> Outcome:
+    """Return what an answer means, without the secrets that it may repeat."""
+    secret_forms = _secret_forms(secrets, url, static)
+    status = response.status_code
+    body = redact(await response.aread(), secret_forms)
+    received = Outcome(
+        Verdict.DELIVERED,
         status=status,
-        retry_after=parse_retry_after(response.headers.get("retry-after"), round(time.time() * 1000))
-        if status in (429, 503)
-        else None,
-        ends_target=status == 410,
-        note=note,
-        answer=answer,
-        truncated=truncated,
+        answer=body[:KEPT_ANSWER],
+        truncated=len(body) > KEPT_ANSWER or bool(response.extensions.get("truncated")),
     )
+    if response.is_success:
+        return received
+    refused = replace(received, verdict=Verdict.RETRY, error=f"http_{status}")
+    if status == 410:
+        gone = "the receiver answered 410 Gone: nothing more is sent to this target"
+        return replace(refused, verdict=Verdict.GIVE_UP, ends_target=True, note=gone)
+    if status in (429, 503):
+        pause = parse_retry_after(response.headers.get("retry-after"), round(time.time() * 1000))
+        return replace(refused, retry_after=pause)
+    if response.is_redirect and "location" in response.headers:
+        location = redact(response.headers["location"].encode(), secret_forms).decode()[:500]
+        return replace(refused, note=f"redirects are not followed: register the final URL ({location}) instead")
+    if response.is_redirect:
+        return replace(refused, note=f"{status} is no success: the receiver must answer 2xx")
+    return refused

@@ -1,16 +1,18 @@
-"""The command line: every command says what it does, with an example, and ends with one line when it cannot."""
+"""The command line. The help of each command shows an example; a command that fails prints one line that says why."""
 
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
 from relay import __version__
-from relay.cli import apps, keep, providers, run, slack
-from relay.cli.base import console, make_streams_writable, nowhere
+from relay.cli import apps, deployment, development, processes, providers, slack, watch
+from relay.cli.common import console, make_streams_writable, null_stream
 from relay.errors import RelayError
 
 
@@ -30,20 +32,20 @@ def _group(description: str, **commands: object) -> typer.Typer:
 
 cli = _group(
     "relay: webhooks for APIs that have none. Start with 'relay demo'.",
-    demo=run.demo,
-    serve=run.serve,
-    web=run.web,
-    worker=run.worker,
-    migrate=keep.migrate_,
-    watch=run.watch,
-    listen=run.listen_,
-    sandbox=run.sandbox,
-    check=keep.check,
-    config=keep.config,
+    demo=development.demo,
+    serve=processes.serve,
+    web=processes.web,
+    worker=processes.worker,
+    migrate=deployment.migrate_,
+    watch=watch.watch,
+    listen=development.listen_,
+    sandbox=development.sandbox,
+    check=deployment.check,
+    config=deployment.config,
 )
 cli.add_typer(
     _group(
-        "Calling applications: their API keys and signing secrets.\n\nExample: relay apps create shop",
+        "Manage apps: their API keys and signing secrets.\n\nExample: relay apps create shop",
         create=apps.create,
         list=apps.list_,
         rotate_key=apps.rotate_key,
@@ -54,22 +56,24 @@ cli.add_typer(
 )
 cli.add_typer(
     _group(
-        "The declared upstreams.\n\nExample: relay providers list",
+        "List, show, check and try the declared upstreams.\n\nExample: relay providers list",
         list=providers.list_,
+        show=providers.show,
         check=providers.check,
+        read=providers.read,
         **{"try": providers.try_},
     ),
     name="providers",
 )
 cli.add_typer(
     _group(
-        "What relay stores sealed.\n\nExample: RELAY_SECRET_KEY=new,old relay secrets rotate",
-        rotate=keep.rotate_secrets,
+        "Manage the secrets that relay stores sealed.\n\nExample: RELAY_SECRET_KEY=new,old relay secrets rotate",
+        rotate=deployment.rotate_secrets,
     ),
     name="secrets",
 )
 cli.add_typer(
-    _group("Setting Slack up.\n\nExample: relay slack check '#renders'", manifest=slack.manifest, check=slack.check),
+    _group("Set up Slack.\n\nExample: relay slack check '#renders'", manifest=slack.manifest, check=slack.check),
     name="slack",
 )
 
@@ -90,22 +94,24 @@ def _options(
 
 
 def main() -> None:
-    """The command `relay`: 0 ok, 1 failed, 2 wrong usage."""
+    """Run the command `relay`. The exit code is 0 for success, 1 for failure, 2 for wrong usage."""
     make_streams_writable()
+    os.umask(0o077)  # what relay writes is nobody else's
     try:
         try:
             cli()
         finally:
             sys.stdout.flush()
+            logging.shutdown()  # writes what waits: the error below is the last line
     except RelayError as error:
         _fail(error.detail)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
-        sys.stdout = nowhere()  # or the interpreter would try once more, and complain
+        sys.stdout = null_stream()  # otherwise the interpreter tries once more when it exits, and complains
         _fail(f"cannot write: {error.strerror}")
 
 
-def _fail(why: str) -> NoReturn:
-    print(f"relay: {why}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    print(f"relay: {message}", file=sys.stderr)
     sys.exit(1)

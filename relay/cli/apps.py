@@ -1,4 +1,4 @@
-"""`relay apps`: calling applications, their API keys and signing secrets."""
+"""The commands `relay apps …`: calling applications, their API keys and signing secrets."""
 
 from __future__ import annotations
 
@@ -9,39 +9,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay import signing
-from relay.cli.base import Json, console, open_store, print_json
+from relay.cli.common import JsonOption, console, open_store, print_json
 from relay.errors import Conflict, NotFound
+from relay.security import signing
 
 if TYPE_CHECKING:
-    from relay.settings import Settings
+    from relay.settings.options import Settings
     from relay.store import Database
     from relay.store.apps import App
 
 
-def create(name: str, as_json: Json = False) -> None:
-    """Makes an app and prints its API key and signing secret, this once.
+STOPPED_AT_ONCE = 500
+"""Watches that are stopped in one transaction, so that nobody waits long for the database."""
+
+
+def create(name: str, as_json: JsonOption = False) -> None:
+    """Create an app and print its API key and signing secret. They are shown only this once.
 
     Example: relay apps create shop
     """
-    from relay import keyring
-    from relay.ids import new_id
-    from relay.parts import now, open_vault
+    from relay.model.ids import new_id
+    from relay.security import app_keys
     from relay.store import apps
+    from relay.wiring import now, open_vault
 
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise typer.BadParameter("NAME must be 1 to 100 printable characters")
     settings, db = open_store()
-    key, secret, app_id = _new_key(), signing.new_secret(), new_id("app")
+    app_id = new_id("app")
+    key = _new_key()
+    secret = signing.new_secret()
     try:
-        sealed = keyring.sealed(open_vault(settings), app_id, keyring.rotated([], secret, now(), 0))
-        db.run_here(apps.create, app_id, name, keyring.hash_key(key), sealed, now())
+        sealed = app_keys.sealed(open_vault(settings), app_id, app_keys.rotated([], secret, now(), 0))
+        db.run_here(apps.create, app_id, name, app_keys.hash_key(key), sealed, now())
     finally:
         db.close()
     if as_json:
         print_json({"id": app_id, "name": name, "api_key": key, "signing_secret": secret})
         return
-    console.print(f"App '{name}' can call now. These are shown only this once:\n")
+    console.print(f"The app '{name}' can call relay now. These are shown only this once:\n")
     console.print(f"  API key         {key}", soft_wrap=True)
     console.print(f"  signing secret  {secret}\n", soft_wrap=True)
 
@@ -51,35 +57,38 @@ def _new_key() -> str:
 
 
 @contextlib.contextmanager
-def _app(name: str) -> Iterator[tuple[Settings, Database, App]]:
-    """The app of that name, to be changed."""
+def _app_to_change(name: str) -> Iterator[tuple[Settings, Database, App]]:
+    """Open the database and find the app of that name."""
     from relay.store import apps
 
     settings, db = open_store()
     try:
-        found = db.run_here(apps.by_name, name)
-        if found is None:
-            raise NotFound(f"there is no app named '{name}'; 'relay apps list' shows those there are")
+        app = db.run_here(apps.by_name, name)
+        if app is None:
+            raise NotFound(f"there is no app named '{name}': 'relay apps list' shows the apps")
         if name == apps.DEFAULT and settings.api_key is not None:
-            raise Conflict("the app 'default' is what RELAY_API_KEY and RELAY_SIGNING_SECRET say: change these")
-        yield settings, db, found
+            raise Conflict(
+                "the app 'default' cannot be changed here: RELAY_API_KEY and RELAY_SIGNING_SECRET declare it, "
+                "so change these variables"
+            )
+        yield settings, db, app
     finally:
         db.close()
 
 
-def rotate_key(name: str, as_json: Json = False) -> None:
-    """Gives an app a new API key and prints it, this once; the old one stops working within seconds.
+def rotate_key(name: str, as_json: JsonOption = False) -> None:
+    """Give an app a new API key and print it. It is shown only this once; the old key stops working within seconds.
 
     Example: relay apps rotate-key shop
     """
-    from relay import keyring
+    from relay.security import app_keys
     from relay.store import apps
 
     key = _new_key()
-    with _app(name) as (_, db, app):
+    with _app_to_change(name) as (_, db, app):
         if app.disabled_at is not None:
-            raise Conflict(f"'{name}' is disabled, so that no key of it works: 'relay apps create' makes another app")
-        db.run_here(apps.change, app.id, key_hash=keyring.hash_key(key))
+            raise Conflict(f"'{name}' is disabled, so no key of it works: create another app with 'relay apps create'")
+        db.run_here(apps.change, app.id, key_hash=app_keys.hash_key(key))
     if as_json:
         print_json({"id": app.id, "name": name, "api_key": key})
         return
@@ -88,18 +97,20 @@ def rotate_key(name: str, as_json: Json = False) -> None:
 
 def rotate_secret(
     name: str,
-    overlap: Annotated[str, typer.Option(help="How long the old secret signs along: 90s, 24h; 365d at most.")] = "24h",
-    as_json: Json = False,
+    overlap: Annotated[
+        str, typer.Option(help="How long the old secret still signs, such as 90s or 24h; at most 365d.")
+    ] = "24h",
+    as_json: JsonOption = False,
 ) -> None:
-    """Gives an app a new signing secret and prints it, this once; events carry both signatures during the overlap.
+    """Give an app a new signing secret and print it. Events carry both signatures during the overlap.
 
     Example: relay apps rotate-secret shop --overlap 24h
     """
-    from relay import keyring
-    from relay.model import rfc3339
-    from relay.parts import now, open_vault
+    from relay.model.times import rfc3339
+    from relay.security import app_keys
+    from relay.settings.types import DAY, duration
     from relay.store import apps
-    from relay.values import DAY, duration
+    from relay.wiring import now, open_vault
 
     try:
         seconds = float(str(duration(overlap)))
@@ -108,67 +119,77 @@ def rotate_secret(
     if seconds > 365 * DAY:
         raise typer.BadParameter(f"--overlap: at most 365d, not {overlap}")
     secret = signing.new_secret()
-    with _app(name) as (settings, db, app):
+    with _app_to_change(name) as (settings, db, app):
         vault = open_vault(settings)
-        secrets = keyring.rotated(keyring.opened(vault, app), secret, now(), round(seconds * 1000))
-        db.run_here(apps.change, app.id, secrets=keyring.sealed(vault, app.id, secrets))
-    ends = [rfc3339(one["expires_at"]) for one in secrets if one["expires_at"]]
+        secrets = app_keys.rotated(app_keys.opened(vault, app), secret, now(), round(seconds * 1000))
+        db.run_here(apps.change, app.id, secrets=app_keys.sealed(vault, app.id, secrets))
+    ends = [rfc3339(old["expires_at"]) for old in secrets if old["expires_at"]]
     if as_json:
         print_json({"id": app.id, "name": name, "signing_secret": secret, "old_secrets_sign_until": ends})
         return
     console.print(f"The new signing secret of '{name}', shown only this once:\n\n  {secret}\n", soft_wrap=True)
     for end in ends:
-        console.print(f"An old one signs along until {end}.")
+        console.print(f"An old secret still signs until {end}.")
 
 
-def disable(name: str, as_json: Json = False) -> None:
-    """Ends an app's access; what it has registered is still watched and told.
+def disable(
+    name: str,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Also stop its watches: no target is notified of their end.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Disable an app. Its API key stops working, and what it has registered is neither polled nor delivered any more.
 
-    Example: relay apps disable shop
+    Example: relay apps disable shop --stop
     """
-    from relay.parts import now
-    from relay.store import apps
+    from relay.store import apps, watches
+    from relay.wiring import now
 
-    with _app(name) as (_, db, app):
+    stopped = 0
+    with _app_to_change(name) as (_, db, app):
         db.run_here(apps.change, app.id, disabled_at=now())
+        while stop and (count := db.run_here(watches.cancel_some, app.id, now(), STOPPED_AT_ONCE)):
+            stopped += count
     if as_json:
-        print_json({"id": app.id, "name": name, "disabled": True})
+        print_json({"id": app.id, "name": name, "disabled": True} | ({"stopped": stopped} if stop else {}))
         return
-    console.print(f"'{name}' cannot call any more.")
+    console.print(f"The app '{name}' cannot call relay any more. Nothing of it is polled or delivered.")
+    if stop:
+        console.print(f"{stopped} watches were stopped.")
 
 
-def list_(as_json: Json = False) -> None:
-    """Lists the apps.
+def list_(as_json: JsonOption = False) -> None:
+    """List the apps, when each was created and when its API key was last used.
 
     Example: relay apps list --json
     """
     from rich.table import Table
 
-    from relay.parts import declare_default_app, open_vault
     from relay.store import apps
+    from relay.wiring import declare_default_app, now, open_vault
 
     settings, db = open_store()
     try:
-        declare_default_app(db, open_vault(settings), settings)
-        found = db.run_here(apps.every)
+        declare_default_app(db, open_vault(settings), settings, now())
+        listed = [_as_json(app) for app in db.run_here(apps.every)]
     finally:
         db.close()
     if as_json:
-        print_json([_shown(one) for one in found])
+        print_json(listed)
         return
-    if not found:
-        console.print("There are no apps yet: make one with 'relay apps create NAME'.")
+    if not listed:
+        console.print("There are no apps yet: create one with 'relay apps create NAME'.")
         return
     table = Table("name", "id", "since", "last used", "state", box=None)
-    for one in found:
-        shown = _shown(one)
-        state = "disabled" if shown["disabled"] else "active"
-        table.add_row(one.name, one.id, shown["created_at"], shown["last_used_at"] or "never", state)
+    for app in listed:
+        state = "disabled" if app["disabled"] else "active"
+        table.add_row(app["name"], app["id"], app["created_at"], app["last_used_at"] or "never", state)
     console.print(table)
 
 
-def _shown(app: App) -> dict[str, Any]:
-    from relay.model import rfc3339
+def _as_json(app: App) -> dict[str, Any]:
+    from relay.model.times import rfc3339
 
     return {
         "id": app.id,

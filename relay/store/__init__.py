@@ -1,4 +1,4 @@
-"""Everything that lasts: the tables, their migrations, and every query, named by its intent."""
+"""The database: tables, migrations and every query. Each module has the queries for one purpose."""
 
 from relay.store.database import Database
 

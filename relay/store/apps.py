@@ -1,15 +1,15 @@
-"""Every query about calling applications, named by its intent."""
+"""The queries about apps: their API keys and signing secrets. Each function runs inside one transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from relay.errors import Conflict
-from relay.model import Millis
+from relay.model.times import Millis
 from relay.store.schema import AnyRow, apps
 
 DEFAULT = "default"
@@ -18,7 +18,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A calling application; `secrets` is sealed for its id."""
+    """A calling application. Its `secrets` are sealed for its id."""
 
     id: str
     name: str
@@ -32,7 +32,7 @@ _columns = (apps.c.id, apps.c.name, apps.c.secrets, apps.c.created_at, apps.c.di
 
 
 def create(tx: sa.Connection, app_id: str, name: str, key_hash: bytes, secrets: bytes, now: Millis) -> None:
-    """Adds an app.
+    """Add an app.
 
     Raises:
         Conflict: the name is taken.
@@ -44,47 +44,53 @@ def create(tx: sa.Connection, app_id: str, name: str, key_hash: bytes, secrets: 
 
 
 def by_name(tx: sa.Connection, name: str) -> App | None:
-    """The app of that name."""
+    """Return the app of that name."""
     return _app(tx.execute(sa.select(*_columns).where(apps.c.name == name)).first())
 
 
 def change(tx: sa.Connection, app_id: str, /, **values: Any) -> None:
-    """Gives an app a new `key_hash` or new `secrets`, or disables it (`disabled_at`)."""
+    """Change columns of an app: `key_hash`, `secrets`, `disabled_at` or `last_used_at`."""
     tx.execute(sa.update(apps).where(apps.c.id == app_id).values(**values))
 
 
 def used(tx: sa.Connection, app_id: str, now: Millis) -> None:
-    """Notes that an app's key was used."""
+    """Record that the API key of an app was used."""
     change(tx, app_id, last_used_at=now)
 
 
 def declare(tx: sa.Connection, app_id: str, key_hash: bytes, secrets: bytes, now: Millis) -> None:
-    """Makes the app named `default` what the environment says.
+    """Create or change the app named `default` to what the environment declares.
 
     Raises:
         Conflict: another app has the same key.
     """
     other = sa.select(apps.c.name).where(apps.c.key_hash == key_hash, apps.c.id != app_id)
     if name := tx.execute(other).scalar():
-        raise Conflict(f"RELAY_API_KEY is the key of the app '{name}'")
+        raise Conflict(f"RELAY_API_KEY is already the key of the app '{name}': set another one")
     declared = sa.update(apps).where(apps.c.id == app_id).values(key_hash=key_hash, secrets=secrets, disabled_at=None)
     if not tx.execute(declared).rowcount:
         create(tx, app_id, DEFAULT, key_hash, secrets, now)
 
 
 def by_key(tx: sa.Connection, key_hash: bytes) -> App | None:
-    """The app with this API key, unless it is disabled."""
+    """Return the app with this API key, unless it is disabled."""
     query = sa.select(*_columns).where(apps.c.key_hash == key_hash, apps.c.disabled_at.is_(None))
     return _app(tx.execute(query).first())
 
 
+def valid_keys(tx: sa.Connection, key_hashes: Collection[bytes | None]) -> set[bytes]:
+    """Return those of the keys that an app has which is not disabled."""
+    query = sa.select(apps.c.key_hash).where(apps.c.key_hash.in_(key_hashes), apps.c.disabled_at.is_(None))
+    return {bytes(key_hash) for key_hash in tx.execute(query).scalars()}
+
+
 def secrets(tx: sa.Connection, app_id: str) -> bytes | None:
-    """The sealed signing secrets of an app."""
+    """Return the sealed signing secrets of an app."""
     return tx.execute(sa.select(apps.c.secrets).where(apps.c.id == app_id)).scalar()
 
 
 def every(tx: sa.Connection) -> Sequence[App]:
-    """All apps, oldest first."""
+    """Return all apps, oldest first."""
     return [App(*tuple(row)) for row in tx.execute(sa.select(*_columns).order_by(apps.c.created_at, apps.c.id))]
 
 

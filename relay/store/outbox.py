@@ -1,121 +1,43 @@
-"""The outbox: events and deliveries are told, claimed, recorded. Each function is the inside of one transaction."""
+"""The outbox: claims deliveries, records attempts. `telling` writes the deliveries.
+
+Each function is the inside of one transaction.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from relay.ids import derived_id, new_id
-from relay.model import Attempt, DeliveryState, Event, EventType, Millis
-from relay.store import health, messages
-from relay.store.notify import DELIVER, announce, announce_changes
-from relay.store.schema import AnyRow, ailments, attempts, deliveries, events, targets, watches
+from relay.model.delivery import Attempt, DeliveryState
+from relay.model.event import EventType
+from relay.model.times import Millis
+from relay.store import attempts, slack_messages, target_health
+from relay.store.due import DueRows
+from relay.store.hot import Statement, Update, among
+from relay.store.notifications import announce_changes
+from relay.store.schema import ailments, deliveries, events, targets
 
-END = messages.END
-"""The key of the event that tells a watch's end."""
+END = slack_messages.END
+"""The key of the event of a watch's end."""
 
 BATCH = 1000
 """Rows that one statement names: PostgreSQL takes 65,535 parameters, and a batch of watches may have more targets."""
 
 SINGLE_ATTEMPT = (EventType.PROGRESS,)
-"""Events that are never tried again: the next one says more."""
-
-
-# Telling
-
-
-def tell(tx: sa.Connection, told: Sequence[tuple[str, str, Event]]) -> int:
-    """Writes events and, for each target that wants one, its delivery.
-
-    The caller's transaction is the one that ends the watch: neither can be without the other.
-
-    Args:
-        told: (watch id, app id, event).
-
-    Returns:
-        How many deliveries were made.
-    """
-    if not told:
-        return 0
-    rows = [
-        {"watch_id": watch_id, "key": event.key, "type": event.type, "at": event.at, "body": event.body}
-        for watch_id, _, event in told
-    ]
-    tx.execute(sa.insert(events), rows)
-    of_watch: defaultdict[str, list[AnyRow]] = defaultdict(list)
-    query = sa.select(targets).where(targets.c.watch_id.in_({watch_id for watch_id, *_ in told}))
-    for target in tx.execute(query.order_by(targets.c.id)):
-        of_watch[target.watch_id].append(target)
-    made = [
-        _new_delivery(app_id, target, event.key, event.type, event.at)
-        for watch_id, app_id, event in told
-        for target in of_watch[watch_id]
-        if event.type in target.events.split(",")
-    ]
-    _send_out(tx, made)
-    return len(made)
-
-
-def tell_late(tx: sa.Connection, target_ids: Sequence[str], now: Millis) -> None:
-    """Tells the end, which has already been, to targets that came after it."""
-    query = (
-        sa.select(targets, watches.c.app_id, events.c.type.label("event_type"))
-        .join(watches, watches.c.id == targets.c.watch_id)
-        .join(events, sa.and_(events.c.watch_id == targets.c.watch_id, events.c.key == END))
-    )
-    for start in range(0, len(target_ids), BATCH):
-        rows = tx.execute(query.where(targets.c.id.in_(target_ids[start : start + BATCH])))
-        made = [
-            _new_delivery(row.app_id, row, END, row.event_type, now)
-            for row in rows
-            if row.event_type in row.events.split(",")
-        ]
-        _send_out(tx, made)
-
-
-def _send_out(tx: sa.Connection, made: Sequence[dict[str, Any]]) -> None:
-    if made:
-        tx.execute(sa.insert(deliveries), made)
-        announce(tx, DELIVER)
-
-
-def _new_delivery(app_id: str, target: AnyRow, key: str, event_type: str, at: Millis) -> dict[str, Any]:
-    open_ = target.ended_at is None
-    return {
-        "id": new_id("dlv"),
-        "webhook_id": derived_id("evt", target.watch_id, target.id, key),
-        "app_id": app_id,
-        "watch_id": target.watch_id,
-        "target_id": target.id,
-        "event_key": key,
-        "event_type": event_type,
-        "place": target.place,
-        "host": target.host,
-        "state": DeliveryState.PENDING if open_ else DeliveryState.DEAD,
-        "reason": target.ended_why,
-        "attempts": 0,
-        "counted": 0,
-        "next_attempt_at": at if open_ else None,
-        "created_at": at,
-        "settled_at": None if open_ else at,
-    }
-
-
-# Sending
+"""Events that are never retried: the next one says more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A delivery that is ours to send until its lease runs out, with all that sending it takes.
+class DeliveryClaim:
+    """A claimed delivery, with everything that it takes to send it. This process may send it while the lease holds.
 
     Attributes:
-        ailing: deliveries to its place have used up their schedules lately.
-        probe_id: the place is unwell, and this is the one delivery that may try it.
-        probe_at: the place is unwell; when it is tried next.
+        ailing: whether deliveries to its place have used up their schedules lately.
+        probe_id: the one delivery that may try the place, if that is unwell.
+        probe_at: when the place is tried next, if it is unwell.
     """
 
     id: str
@@ -139,73 +61,79 @@ class Claim:
 
     @property
     def held(self) -> bool:
-        """Whether it must wait until its place is well again."""
+        """Return whether it must wait until its place is well again."""
         return self.probe_at is not None and self.probe_id != self.id
 
 
-def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, most: int) -> list[Claim]:
-    """Takes up to `most` due deliveries that nobody else is taking, first attempts before retries."""
-    c = deliveries.c
-    due = (
-        sa.select(c.id)
-        .where(c.next_attempt_at <= now)
-        .order_by(sa.case((c.attempts == 0, 0), else_=1), c.next_attempt_at)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    change = sa.update(deliveries).where(c.id.in_(sa.select(due.c.id))).values(next_attempt_at=until, lease=lease)
-    taken = list(tx.execute(change.returning(c.id)).scalars())
-    if not taken:
+_none = sa.literal_column("0", sa.Integer)
+_rows = DueRows(  # an app's first attempts are never kept waiting by its retries
+    deliveries.c.next_attempt_at,
+    returning=(deliveries.c.id,),
+    ranks=(deliveries.c.attempts == _none, deliveries.c.attempts > _none),
+)
+
+
+def due(tx: sa.Connection, now: Millis, most: int) -> dict[str, int]:
+    """Return how many deliveries each app has due, as `DueRows.count` does."""
+    return _rows.count(tx, now, most)
+
+
+def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, shares: Mapping[str, int]) -> list[DeliveryClaim]:
+    """Claim of each app up to its share of due deliveries, as `DueRows.claim` does; first attempts before retries."""
+    claimed = [delivery_id for (delivery_id,) in _rows.claim(tx, now, until, lease, shares)]
+    if not claimed:
         return []
-    query = (
-        sa.select(
-            c.id,
-            c.lease,
-            c.webhook_id,
-            c.app_id,
-            c.watch_id,
-            c.host,
-            c.event_type,
-            c.attempts,
-            c.counted,
-            targets.c.id,
-            targets.c.type,
-            targets.c.address,
-            events.c.body,
-            c.created_at,
-            c.place,
-            ailments.c.place.is_not(None),
-            ailments.c.probe_id,
-            ailments.c.probe_at,
-        )
-        .join(targets, targets.c.id == c.target_id)
-        .join(ailments, ailments.c.place == c.place, isouter=True)
-        .join(events, sa.and_(events.c.watch_id == c.watch_id, events.c.key == c.event_key))
-        .where(c.id.in_(taken))
-        .order_by(c.id)
+    return [DeliveryClaim(*row) for row in _CLAIMS.rows(tx, {"ids": claimed})]
+
+
+_CLAIMS = Statement(  # the columns in the order of the fields of DeliveryClaim
+    sa.select(
+        deliveries.c.id,
+        deliveries.c.lease,
+        deliveries.c.webhook_id,
+        deliveries.c.app_id,
+        deliveries.c.watch_id,
+        deliveries.c.host,
+        deliveries.c.event_type,
+        deliveries.c.attempts,
+        deliveries.c.counted,
+        targets.c.id,
+        targets.c.type,
+        targets.c.address,
+        events.c.body,
+        deliveries.c.created_at,
+        deliveries.c.place,
+        ailments.c.place.is_not(None),
+        ailments.c.probe_id,
+        ailments.c.probe_at,
     )
-    return [Claim(*tuple(row)) for row in tx.execute(query)]
+    .join(targets, targets.c.id == deliveries.c.target_id)
+    .join(ailments, ailments.c.place == deliveries.c.place, isouter=True)
+    .join(events, sa.and_(events.c.watch_id == deliveries.c.watch_id, events.c.key == deliveries.c.event_key))
+    .where(among(deliveries.c.id, "ids"))
+    .order_by(deliveries.c.id)
+)
 
 
-def next_due(tx: sa.Connection) -> Millis | None:
-    """When the next delivery comes due, or its claim runs out."""
-    return tx.execute(sa.select(sa.func.min(deliveries.c.next_attempt_at))).scalar()
+def next_due(tx: sa.Connection, without: Collection[str] = ()) -> Millis | None:
+    """Return when the next delivery comes due, or its claim runs out; of all apps but some."""
+    return _rows.next(tx, without)
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of a claim.
+    """What became of a claim.
 
     Attributes:
-        attempt: None if it was not sent after all: put off, or held.
-        counted: attempts that count against the schedule, this one included if it does.
-        state: what the delivery has become, and `reason` why it is not delivered.
-        next_attempt_at: None once settled; of what is to be held, when it is due if its place has healed meanwhile.
-        exhausted: it has used up its schedule.
+        attempt: None if it was not sent after all, but put off or held.
+        counted: attempts that count against the schedule, with this one if it counts.
+        state: the new state of the delivery.
+        next_attempt_at: None once it is settled. For one to be held: when it is due if its place is well by then.
+        reason: why it is not delivered.
+        exhausted: whether it has used up its schedule.
     """
 
-    claim: Claim
+    claim: DeliveryClaim
     attempt: Attempt | None
     counted: int
     state: DeliveryState
@@ -215,139 +143,103 @@ class Tried:
     exhausted: bool = False
 
 
+_LOCKED = Statement(
+    sa.select(deliveries.c.id, deliveries.c.lease)
+    .where(among(deliveries.c.id, "ids"))
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
+_PUT_OFF = Update(deliveries, where=("id",), columns=("next_attempt_at",), clears=("lease",))
+_CHANGED = Update(
+    deliveries,
+    where=("id",),
+    columns=("state", "reason", "attempts", "counted", "next_attempt_at", "settled_at"),
+    clears=("lease",),
+)
+
+
 def record(tx: sa.Connection, tried: Sequence[Tried]) -> None:
-    """Writes down what came of many claims. What somebody else has claimed meanwhile is left alone."""
-    c = deliveries.c
-    leases = {one.claim.id: one.claim.lease for one in tried}
-    query = sa.select(c.id, c.lease).where(c.id.in_(leases)).order_by(c.id).with_for_update()
-    mine = {row.id for row in tx.execute(query) if row.lease == leases[row.id]}
-    kept = _held_while_unwell(tx, [one for one in tried if one.claim.id in mine])
-    mine_now = sa.update(deliveries).where(c.id == sa.bindparam("claimed"))
-    put_off = [one for one in kept if one.attempt is None and one.state is DeliveryState.PENDING]
-    if put_off:
-        later = mine_now.values(lease=None, next_attempt_at=sa.bindparam("due"))
-        tx.execute(later, [{"claimed": one.claim.id, "due": one.next_attempt_at} for one in put_off])
-    changed = [one for one in kept if one.attempt is not None or one.state is not DeliveryState.PENDING]
-    if changed:
-        tx.execute(
-            mine_now.values(
-                lease=None,
-                state=sa.bindparam("new_state"),
-                reason=sa.bindparam("new_reason"),
-                attempts=sa.bindparam("new_attempts"),
-                counted=sa.bindparam("new_counted"),
-                next_attempt_at=sa.bindparam("due"),
-                settled_at=sa.bindparam("new_settled_at"),
-            ),
-            [_changed(one) for one in changed],
-        )
-    made = [_attempt_row(one.claim.id, one.attempt) for one in kept if one.attempt]
-    if made:
-        tx.execute(sa.insert(attempts), made)
-        announce_changes(tx, sorted({one.claim.watch_id for one in kept if one.attempt}))
-        _show(tx, [one for one in kept if one.settled_at is not None and one.claim.target_type != "slack"])
-    for one in kept:
-        if one.attempt and one.attempt.outcome.ends_target and one.settled_at is not None:
-            _end_target(tx, one.claim.target_id, one.settled_at, one.reason)
-        if one.claim.ailing and one.state is DeliveryState.DELIVERED and one.settled_at is not None:
-            health.heal(tx, [one.claim.place], one.settled_at)
-        if one.exhausted and one.settled_at is not None:
-            health.worsen(tx, one.claim.place, one.settled_at)
+    """Record what became of claims, of those that still hold. Of two results of one claim, the first counts."""
+    rows = _LOCKED.rows(tx, {"ids": list({result.claim.id for result in tried})})
+    leases: dict[str, str | None] = {delivery_id: lease for delivery_id, lease in rows}  # noqa: C416  # typed
+    held: dict[str, Tried] = {}
+    for result in tried:
+        if leases.get(result.claim.id) == result.claim.lease:
+            held.setdefault(result.claim.id, result)
+    kept = _pending_where_well(tx, list(held.values()))
+    _save(tx, kept)
+    attempted = [(result.claim, result.attempt) for result in kept if result.attempt]
+    if attempted:
+        attempts.add(tx, [(claim.id, attempt) for claim, attempt in attempted])
+        announce_changes(tx, sorted({claim.watch_id for claim, _ in attempted}))
+        _show(tx, kept)
+    for result in kept:
+        if result.settled_at is not None:
+            _consequences(tx, result, result.settled_at)
 
 
-def _held_while_unwell(tx: sa.Connection, tried: Sequence[Tried]) -> list[Tried]:
-    """What was to be held is pending if its place has healed since the claim: nobody would bring it back later."""
-    places = {one.claim.place for one in tried if one.state is DeliveryState.HELD}
-    unwell = health.unwell(tx, places) if places else set()
+def _pending_where_well(tx: sa.Connection, tried: Sequence[Tried]) -> list[Tried]:
+    """Return what is to be saved: what was to be held is pending if its place got well after the claim.
+
+    Otherwise nothing would make it pending later.
+    """
+    places = {result.claim.place for result in tried if result.state is DeliveryState.HELD}
+    unwell = target_health.unwell(tx, places) if places else set()
     return [
-        replace(one, state=DeliveryState.PENDING, reason=None)
-        if one.state is DeliveryState.HELD and one.claim.place not in unwell
-        else one
-        for one in tried
+        replace(result, state=DeliveryState.PENDING, reason=None)
+        if result.state is DeliveryState.HELD and result.claim.place not in unwell
+        else result
+        for result in tried
     ]
 
 
-def _show(tx: sa.Connection, settled: Sequence[Tried]) -> None:
-    """Living messages show which deliveries are dead, and no longer those that got through after all."""
-    news = [one for one in settled if one.state is DeliveryState.DEAD or one.claim.attempts]
-    if news:
-        messages.changed(tx, sorted({one.claim.watch_id for one in news}), max(one.settled_at or 0 for one in news))
+def _save(tx: sa.Connection, tried: Sequence[Tried]) -> None:
+    """Write the new state of deliveries, and give up the claims."""
+    put_off = [result for result in tried if result.attempt is None and result.state is DeliveryState.PENDING]
+    _PUT_OFF.run(tx, [{"id": result.claim.id, "next_attempt_at": result.next_attempt_at} for result in put_off])
+    changed = [result for result in tried if result.attempt is not None or result.state is not DeliveryState.PENDING]
+    _CHANGED.run(tx, [_changes(result) for result in changed])
 
 
-def _changed(one: Tried) -> dict[str, Any]:
+def _changes(result: Tried) -> dict[str, Any]:
     return {
-        "claimed": one.claim.id,
-        "new_state": one.state,
-        "new_reason": one.reason,
-        "new_attempts": one.attempt.number if one.attempt else one.claim.attempts,
-        "new_counted": one.counted,
-        "due": None if one.state is DeliveryState.HELD else one.next_attempt_at,
-        "new_settled_at": one.settled_at,
+        "id": result.claim.id,
+        "state": str(result.state),
+        "reason": result.reason,
+        "attempts": result.attempt.number if result.attempt else result.claim.attempts,
+        "counted": result.counted,
+        "next_attempt_at": None if result.state is DeliveryState.HELD else result.next_attempt_at,
+        "settled_at": result.settled_at,
     }
 
 
-def _end_target(tx: sa.Connection, target_id: str, at: Millis, why: str | None) -> None:
-    """Nothing more goes to this target; what was still pending for it is dead, and can be replayed."""
+def _show(tx: sa.Connection, tried: Sequence[Tried]) -> None:
+    """Have living messages show which deliveries are dead, and no longer those that succeeded after a retry."""
+    news = {
+        (result.claim.watch_id, result.claim.place): result.settled_at
+        for result in tried
+        if result.settled_at is not None and (result.state is DeliveryState.DEAD or result.claim.attempts)
+    }
+    if news:
+        slack_messages.settled(tx, news.keys(), max(news.values()))
+
+
+def _consequences(tx: sa.Connection, result: Tried, at: Millis) -> None:
+    """Let a settled delivery have its effect on its target, and on the health of its place."""
+    if result.attempt and result.attempt.outcome.ends_target:
+        _end_target(tx, result.claim.target_id, at, result.reason)
+    if result.claim.ailing and result.state is DeliveryState.DELIVERED:
+        target_health.heal(tx, [result.claim.place], at)
+    if result.exhausted:
+        target_health.worsen(tx, result.claim.place, at)
+
+
+def _end_target(tx: sa.Connection, target_id: str, at: Millis, reason: str | None) -> None:
+    """End a target: relay sends nothing more to it. Its pending deliveries are dead, and can be sent again."""
     c = deliveries.c
-    tx.execute(sa.update(targets).where(targets.c.id == target_id).values(ended_at=at, ended_why=why))
+    tx.execute(sa.update(targets).where(targets.c.id == target_id).values(ended_at=at, ended_why=reason))
     tx.execute(
         sa.update(deliveries)
         .where(c.target_id == target_id, c.state == DeliveryState.PENDING)
-        .values(state=DeliveryState.DEAD, reason=why, next_attempt_at=None, lease=None, settled_at=at)
+        .values(state=DeliveryState.DEAD, reason=reason, next_attempt_at=None, lease=None, settled_at=at)
     )
-
-
-def _attempt_row(delivery_id: str, attempt: Attempt) -> dict[str, Any]:
-    outcome = attempt.outcome
-    return {
-        "delivery_id": delivery_id,
-        "number": attempt.number,
-        "at": attempt.at,
-        "latency_ms": attempt.latency_ms,
-        "verdict": outcome.verdict,
-        "status": outcome.status,
-        "error": outcome.error,
-        "note": outcome.note,
-        "answer": outcome.answer,
-        "truncated": outcome.truncated,
-    }
-
-
-# Sending again
-
-
-def resend(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis) -> int:
-    """Makes deliveries due now. Ended targets are open again and unwell places count as well: somebody asked for it.
-
-    They are locked first, in the order in which everybody locks them: none is claimed between the look and the change.
-
-    Returns:
-        How many.
-    """
-    c = deliveries.c
-    query = sa.select(c.id, c.target_id, c.place).where(chosen).order_by(c.id).limit(BATCH).with_for_update()
-    again = {"state": DeliveryState.PENDING, "reason": None, "counted": 0, "next_attempt_at": now, "lease": None}
-    replayed, last, places = 0, "", set[str]()
-    while rows := list(tx.execute(query.where(c.id > last))):
-        of_targets = {row.target_id for row in rows}
-        tx.execute(sa.update(targets).where(targets.c.id.in_(of_targets)).values(ended_at=None, ended_why=None))
-        ids = [row.id for row in rows]
-        tx.execute(sa.update(deliveries).where(c.id.in_(ids)).values(settled_at=None, **again))
-        places.update(row.place for row in rows)
-        replayed, last = replayed + len(rows), ids[-1]
-    some = sorted(places)
-    for start in range(0, len(some), BATCH):
-        health.heal(tx, some[start : start + BATCH], now)
-    if replayed:
-        announce(tx, DELIVER)
-    return replayed
-
-
-def reopen(tx: sa.Connection, target_ids: Sequence[str], now: Millis) -> None:
-    """Somebody asks for these targets anew: none has ended, and what is dead of the end is sent again."""
-    c, t = deliveries.c, targets.c
-    for start in range(0, len(target_ids), BATCH):
-        some = target_ids[start : start + BATCH]
-        resend(tx, sa.and_(c.target_id.in_(some), c.event_key == END, c.state == DeliveryState.DEAD), now)
-        ended = sa.and_(t.id.in_(some), t.ended_at.is_not(None))
-        tx.execute(sa.update(targets).where(ended).values(ended_at=None, ended_why=None))

@@ -1,27 +1,38 @@
-"""Every query of polling: claim what is due, save what came of it. Each function is the inside of one transaction."""
+"""The queries of polling: claim due watches, save what the polls found. Each function runs inside one transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
-from relay.model import Event, EventType, Millis, State, Watch
-from relay.store import messages
-from relay.store.notify import announce_changes
-from relay.store.outbox import tell
-from relay.store.schema import answers, changes, lags, watches
+from relay.model.event import Event, EventType, Upstream
+from relay.model.times import Millis
+from relay.model.watch import State, Watch
+from relay.store import hot, slack_messages
+from relay.store.due import Allotment, DueRows, due_of
+from relay.store.notifications import announce_changes
+from relay.store.schema import CANCELLED, CUT, REPAIRED, answers, changes, lags, watches
+from relay.store.telling import Told, tell
 
 MAX_CHANGES = 500
-"""Changes of one watch that are kept; of those after it only the end."""
+"""Changes of one watch that are stored. After them, only the end is."""
+
+NEWEST = 50
+"""Watches of one task that are looked at: an app may have registered and stopped it ever so often."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A watch that is ours to poll until its lease runs out."""
+@dataclass(frozen=True)
+class PollClaim:
+    """A watch that this process may poll until the lease runs out.
+
+    Attributes:
+        of_watch: the columns that its watch is made of.
+    """
 
     id: str
     app_id: str
@@ -35,22 +46,30 @@ class Claim:
     answer_hash: int | None
     last_poll_at: Millis | None
     changes: int
-    watch: Watch
+    of_watch: tuple[Any, ...]
+
+    @property
+    def due(self) -> Millis:
+        """Return when it is to be polled: a claim may be made a little before."""
+        return due_of(self.lease)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Return the watch as it was claimed.
+
+        It is made where it is worked on: a row that cannot be read is a fault of its own, not of all that are claimed.
+        """
+        created_at, expires_at, status, progress, error, *counts = self.of_watch
+        said = None if error is None else orjson.loads(error)
+        return Watch(created_at, expires_at, State.WATCHING, status, progress, None, said, *counts)
 
 
-_due = (
-    sa.select(watches.c.id)
-    .where(watches.c.next_poll_at <= sa.bindparam("now"))
-    .order_by(watches.c.next_poll_at)
-    .limit(sa.bindparam("most"))
-    .with_for_update(skip_locked=True)
-    .cte("due")
-)
-_claim = (
-    sa.update(watches)
-    .where(watches.c.id.in_(sa.select(_due.c.id)))
-    .values(next_poll_at=sa.bindparam("until"), lease=sa.bindparam("by"))
-    .returning(
+OF_CLAIM = 12
+"""Of the columns that a claim returns, so many are its own. The others are those of its watch."""
+
+_rows = DueRows(
+    watches.c.next_poll_at,
+    returning=(
         watches.c.id,
         watches.c.app_id,
         watches.c.provider,
@@ -73,46 +92,40 @@ _claim = (
         watches.c.unknowns,
         watches.c.unknown_since,
         watches.c.bares,
-    )
+    ),
 )
 
 
-def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, most: int) -> list[Claim]:
-    """Takes up to `most` due watches that nobody else is taking, longest overdue first; they come due again `until`."""
-    rows = tx.execute(_claim, {"now": now, "until": until, "by": lease, "most": most}).all()
-    return [_claimed(*row) for row in rows]
+def due(tx: sa.Connection, now: Millis, most: int) -> dict[str, int]:
+    """Return how many watches each app has due, as `DueRows.count` does."""
+    return _rows.count(tx, now, most)
 
 
-def _claimed(*row: Any) -> Claim:
-    """The columns of `_claim` in their order: first the claim's own, then the watch's."""
-    created_at, expires_at, status, progress, error, *counts = row[12:]
-    known = Watch(created_at, expires_at, State.WATCHING, status, progress, None, _json(error), *counts)
-    return Claim(*(*row[:12], known))
+def claim(tx: sa.Connection, now: Millis, until: Millis, lease: str, shares: Mapping[str, int]) -> list[PollClaim]:
+    """Claim of each app up to its share of due watches, as `DueRows.claim` does."""
+    rows = _rows.claim(tx, now, until, lease, shares)
+    return [PollClaim(*(*row[:OF_CLAIM], row[OF_CLAIM:])) for row in rows]
 
 
-def _json(text: str | None) -> Any:
-    return None if text is None else orjson.loads(text)
-
-
-def next_due(tx: sa.Connection) -> Millis | None:
-    """When the next watch comes due, or its claim runs out."""
-    return tx.execute(sa.select(sa.func.min(watches.c.next_poll_at))).scalar()
+def next_due(tx: sa.Connection, without: Collection[str] = ()) -> Millis | None:
+    """Return when the next watch comes due, or the lease of a claim runs out; of all apps but some."""
+    return _rows.next(tx, without)
 
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What came of a claim.
+    """The result of a claim.
 
     Attributes:
-        watch: what it has become, or None if it was not asked after all.
-        next_poll_at: None once ended.
-        answer: the upstream's answer if it is to be stored, and `answer_status` the status of HTTP that it came with.
-        answer_hash: of what is stored then.
-        event: what is to be told, if anything.
+        watch: the watch after the poll; None if the upstream was not asked.
+        next_poll_at: None once the watch has ended.
+        answer: the upstream's answer if it is to be stored, and `answer_status` its HTTP status.
+        answer_hash: the hash of the answer that is stored afterwards.
+        event: the event to send, if there is one.
         changed: whether the reading said something new.
     """
 
-    claim: Claim
+    claim: PollClaim
     watch: Watch | None
     asked_at: Millis
     next_poll_at: Millis | None
@@ -124,117 +137,135 @@ class Polled:
     changed: bool = False
 
 
-_mine = (watches.c.id == sa.bindparam("claimed"), watches.c.lease == sa.bindparam("by"))
-_release = sa.update(watches).where(*_mine).values(next_poll_at=sa.bindparam("due"), lease=None)
-_save = (
-    sa.update(watches)
-    .where(*_mine)
-    .values(
-        {
-            name: sa.bindparam(f"new_{name}")
-            for name in (
-                "state",
-                "upstream_status",
-                "progress",
-                "estimated_end",
-                "result",
-                "error",
-                "polls",
-                "misses",
-                "unknowns",
-                "unknown_since",
-                "bares",
-                "last_poll_at",
-                "next_poll_at",
-                "answer_hash",
-                "progress_told_at",
-                "changes",
-                "ended_at",
-            )
-        }
-        | {"lease": None}
-    )
+_CLAIMED = ("id", "lease")
+_OF_POLL = (
+    "upstream_status",
+    "progress",
+    "estimated_end",
+    "result",
+    "error",
+    "polls",
+    "misses",
+    "unknowns",
+    "unknown_since",
+    "bares",
+    "last_poll_at",
+    "next_poll_at",
+    "answer_hash",
+    "progress_told_at",
+    "changes",
 )
+"""Columns that any poll may change. Of indexes, only those of the due time have one of them."""
+
+_release = hot.Update(watches, _CLAIMED, ("next_poll_at",), clears=("lease",))
+_go_on = hot.Update(watches, _CLAIMED, _OF_POLL, clears=("lease",))
+_end = hot.Update(watches, _CLAIMED, (*_OF_POLL, "state", "ended_at"), clears=("lease",))
+_leases = hot.Statement(
+    sa.select(watches.c.id, watches.c.lease)
+    .where(hot.among(watches.c.id, "ids"))
+    .order_by(watches.c.id)
+    .with_for_update()
+)
+_ANSWER = ("body", "at", "status")
+_first_answers = hot.Insert(answers, ("watch_id", *_ANSWER))
+_later_answers = hot.Update(answers, ("watch_id",), _ANSWER)
+_new_changes = hot.Insert(changes, ("watch_id", "number", "at", "state", "upstream_status", "progress"))
+_new_lags = hot.Insert(lags, ("watch_id", "at", "unseen_ms"))
 
 
-def save(tx: sa.Connection, polled: Sequence[Polled]) -> int:
-    """Writes what came of many claims, and with every end its event and deliveries, in this one transaction.
+def save(tx: sa.Connection, polled: Sequence[Polled], allotment: Allotment | None = None) -> Told:
+    """Save the results of many claims. With each end, also save its event and its deliveries.
 
-    What was claimed by somebody else meanwhile, or stopped, is left alone.
+    A watch that another process has claimed meanwhile, or that was stopped, is left alone. Of two results of one claim,
+    the first counts.
+
+    Args:
+        allotment: how many of the deliveries may be claimed at once.
 
     Returns:
-        How many deliveries were made.
+        The deliveries that were made.
     """
-    released = [p for p in polled if p.watch is None]
-    if released:
-        tx.execute(_release, [{"claimed": p.claim.id, "by": p.claim.lease, "due": p.next_poll_at} for p in released])
-    heard = [p for p in polled if p.watch is not None]
-    # Whoever writes beside the row itself must know that the lease still holds.
-    mine = _still_mine(tx, [p.claim for p in heard if p.answer is not None or p.event is not None or p.changed])
-    if heard:
-        tx.execute(_save, [_saved(p, p.watch) for p in heard if p.watch is not None])
-    _keep_answers(tx, [p for p in heard if p.answer is not None and p.claim.id in mine])
-    _keep_changes(tx, [p for p in heard if p.changed and p.claim.id in mine])
-    _keep_ends(tx, [p for p in heard if p.claim.id in mine])
-    return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in heard if p.event and p.claim.id in mine])
+    results: dict[tuple[str, str], Polled] = {}
+    for result in polled:
+        results.setdefault((result.claim.id, result.claim.lease), result)
+    _release.run(tx, [_released(p) for p in results.values() if p.watch is None])
+    # Ends go last, by app: whoever changes what an app has (`usage`) waits for no row of a watch after it.
+    asked = sorted((p for p in results.values() if p.watch is not None), key=_by_app)
+    # The update of `watches` checks the lease by itself. Rows of other tables may be written only if it still holds.
+    held = _still_held(tx, [p for p in asked if p.answer is not None or p.event is not None or p.changed])
+    with hot.together(tx):
+        _go_on.run(tx, [_of_poll(p, p.watch) for p in asked if p.watch is not None and p.watch.ended_at is None])
+        _end.run(tx, [_of_end(p, p.watch) for p in asked if p.watch is not None and p.watch.ended_at is not None])
+        _save_answers(tx, [p for p in held if p.answer is not None])
+        _save_changes(tx, [p for p in held if p.changed])
+        _save_ends(tx, held)
+    return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in held if p.event], allotment)
 
 
-def _still_mine(tx: sa.Connection, claims: Sequence[Claim]) -> set[str]:
-    if not claims:
-        return set()
-    leases = {one.id: one.lease for one in claims}
-    query = sa.select(watches.c.id, watches.c.lease).where(watches.c.id.in_(leases)).order_by(watches.c.id)
-    return {row.id for row in tx.execute(query.with_for_update()) if row.lease == leases[row.id]}
+def _by_app(polled: Polled) -> tuple[str, str]:
+    return polled.claim.app_id, polled.claim.id
 
 
-def _saved(polled: Polled, watch: Watch) -> dict[str, Any]:
+def _still_held(tx: sa.Connection, polled: Sequence[Polled]) -> list[Polled]:
+    """Lock the rows of these results, and return those results whose lease still holds.
+
+    A result whose lease is lost may stand beside one of the same row whose lease holds: this process claimed it twice.
+    """
+    if not polled:
+        return []
+    leases: dict[str, str | None] = dict(_leases.rows(tx, {"ids": list({p.claim.id for p in polled})}))
+    return [p for p in polled if leases.get(p.claim.id) == p.claim.lease]
+
+
+def _released(polled: Polled) -> dict[str, Any]:
+    return {"id": polled.claim.id, "lease": polled.claim.lease, "next_poll_at": polled.next_poll_at}
+
+
+def _of_poll(polled: Polled, watch: Watch) -> dict[str, Any]:
     claim = polled.claim
-    told = polled.event is not None and polled.event.type is EventType.PROGRESS
+    tells_progress = polled.event is not None and polled.event.type is EventType.PROGRESS
     return {
-        "claimed": claim.id,
-        "by": claim.lease,
-        "new_state": watch.state,
-        "new_upstream_status": watch.upstream_status,
-        "new_progress": watch.progress,
-        "new_estimated_end": polled.estimated_end,
-        "new_result": None if watch.result is None else orjson.dumps(watch.result).decode(),
-        "new_error": None if watch.error is None else orjson.dumps(watch.error).decode(),
-        "new_polls": watch.polls,
-        "new_misses": watch.misses,
-        "new_unknowns": watch.unknowns,
-        "new_unknown_since": watch.unknown_since,
-        "new_bares": watch.bares,
-        "new_last_poll_at": polled.asked_at,
-        "new_next_poll_at": polled.next_poll_at,
-        "new_answer_hash": polled.answer_hash,
-        "new_progress_told_at": polled.asked_at if told else claim.progress_told_at,
-        "new_changes": claim.changes + polled.changed,
-        "new_ended_at": watch.ended_at,
+        "id": claim.id,
+        "lease": claim.lease,
+        "upstream_status": watch.upstream_status,
+        "progress": watch.progress,
+        "estimated_end": polled.estimated_end,
+        "result": None if watch.result is None else orjson.dumps(watch.result).decode(),
+        "error": None if watch.error is None else orjson.dumps(watch.error).decode(),
+        "polls": watch.polls,
+        "misses": watch.misses,
+        "unknowns": watch.unknowns,
+        "unknown_since": watch.doubted_since,
+        "bares": watch.bares,
+        "last_poll_at": polled.asked_at,
+        "next_poll_at": polled.next_poll_at,
+        "answer_hash": polled.answer_hash,
+        "progress_told_at": polled.asked_at if tells_progress else claim.progress_told_at,
+        "changes": claim.changes + polled.changed,
     }
 
 
-def _keep_answers(tx: sa.Connection, polled: Sequence[Polled]) -> None:
-    first = [p for p in polled if p.claim.answer_hash is None]
-    again = [p for p in polled if p.claim.answer_hash is not None]
-    if first:
-        rows = [{"watch_id": p.claim.id, "body": p.answer, "at": p.asked_at, "status": p.answer_status} for p in first]
-        tx.execute(sa.insert(answers), rows)
-    if again:
-        change = sa.update(answers).where(answers.c.watch_id == sa.bindparam("of"))
-        change = change.values({name: sa.bindparam(f"new_{name}") for name in ("body", "at", "status")})
-        new = [
-            {"of": p.claim.id, "new_body": p.answer, "new_at": p.asked_at, "new_status": p.answer_status} for p in again
-        ]
-        tx.execute(change, new)
+def _of_end(polled: Polled, watch: Watch) -> dict[str, Any]:
+    return _of_poll(polled, watch) | {"state": str(watch.state), "ended_at": watch.ended_at}
 
 
-def _keep_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+def _save_answers(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+    first: list[dict[str, Any]] = []
+    later: list[dict[str, Any]] = []
+    for p in polled:
+        row = {"watch_id": p.claim.id, "body": p.answer, "at": p.asked_at, "status": p.answer_status}
+        (first if p.claim.answer_hash is None else later).append(row)
+    _first_answers.run(tx, first)
+    _later_answers.run(tx, later)
+
+
+def _save_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
     rows = [
         {
             "watch_id": p.claim.id,
             "number": p.claim.changes + 1,
             "at": p.watch.ended_at or p.asked_at,
-            "state": p.watch.state,
+            "state": str(p.watch.state),
             "upstream_status": p.watch.upstream_status,
             "progress": p.watch.progress,
         }
@@ -242,18 +273,20 @@ def _keep_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
         if p.watch is not None and (p.claim.changes < MAX_CHANGES or p.watch.ended_at is not None)
     ]
     if rows:
-        tx.execute(sa.insert(changes), rows)
-        messages.changed(tx, [p.claim.id for p in polled], max(p.asked_at for p in polled))
+        _new_changes.run(tx, rows)
+        slack_messages.changed(tx, [p.claim.id for p in polled], max(p.asked_at for p in polled))
     announce_changes(tx, [p.claim.id for p in polled])
 
 
 @dataclass(frozen=True, slots=True)
 class LastAnswer:
-    """What is known of a task that an app watches.
+    """The last answer about a task that an app watches.
 
     Attributes:
-        body: the upstream's last answer, if it has given one, `at` when it last gave it, and its `status` of HTTP.
-        holds: whether that is still how things stand: relay goes on asking, or the upstream has said its last word.
+        body: the upstream's last answer, if it has given one, `at` when it last gave it, and its `status` of HTTP;
+            `TOO_LARGE` where that was not kept.
+        holds: whether that is still how things stand, and is what came: relay goes on asking, or the upstream has
+            said its last word.
     """
 
     watch_id: str
@@ -266,42 +299,50 @@ class LastAnswer:
 
 
 def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> LastAnswer | None:
-    """The last answer about a task, if the app watches it: as one of `provider`, else of any."""
+    """Return the last answer about a task that the app watches, of `provider` if possible, else of any.
+
+    Of watches that were stopped, it knows the newest ones.
+    """
     c = watches.c
-    polled = c.last_poll_at, c.misses, c.unknowns
+    columns = (c.id, c.provider, c.upstream_key, c.state, c.last_poll_at, c.misses, c.unknowns)
+    of_task = sa.and_(c.app_id == app_id, c.task_id == task_id)
+    of_provider = sa.select(c.id).where(of_task, c.provider == provider, c.state != sa.literal_column(CANCELLED))
+    newest = sa.select(c.id).where(of_task).order_by(c.id.desc()).limit(NEWEST)
+    known = [watch_id for query in (of_provider, newest) for watch_id in tx.execute(query).scalars()]
     query = (
-        sa.select(c.id, c.provider, c.upstream_key, c.state, *polled, answers.c.body, answers.c.at, answers.c.status)
+        sa.select(*columns, answers.c.body, answers.c.at, answers.c.status)
         .join(answers, answers.c.watch_id == c.id, isouter=True)
-        .where(c.app_id == app_id, c.task_id == task_id)
+        .where(c.id.in_(known))
         .order_by(sa.case((c.provider == provider, 0), else_=1), c.id.desc())
         .limit(1)
     )
     row = tx.execute(query).first()
     if row is None:
         return None
-    # An answer is stored when it differs: it was given again if the last poll brought one about the task.
-    again = row.last_poll_at and row.misses == row.unknowns == 0
-    at = row.last_poll_at if again else row.at or 0
-    holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED)
+    # An answer is stored only when it differs. It came again if the last poll got an answer about the task.
+    came_again = row.last_poll_at and row.misses == row.unknowns == 0
+    at = row.last_poll_at if came_again else row.at or 0
+    holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED) and row.status not in (REPAIRED, CUT)
     return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, row.status or 200, holds)
 
 
-def _keep_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+def _save_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:
     rows: list[dict[str, Any]] = [
-        {"watch_id": p.claim.id, "at": p.watch.ended_at, "unseen_ms": unseen(p.claim, p.watch.ended_at)}
+        {"watch_id": p.claim.id, "at": p.watch.ended_at, "unseen_ms": detection_lag(p.claim, p.watch.ended_at)}
         for p in polled
         if p.watch is not None and p.watch.ended_at is not None
     ]
     if rows:
-        tx.execute(sa.insert(lags), rows)
-        messages.ended(tx, [row["watch_id"] for row in rows])
+        _new_lags.run(tx, rows)
+        slack_messages.ended(tx, [row["watch_id"] for row in rows])
 
 
-def unseen(claim: Claim, ended_at: Millis) -> Millis:
-    """For how long the end of a claimed watch may have gone unnoticed: since the query before, or its registration."""
+def detection_lag(claim: PollClaim, ended_at: Millis) -> Millis:
+    """Return how long the end of a watch may have gone unnoticed: since the query before, or its registration."""
     return max(0, ended_at - (claim.last_poll_at or claim.watch.created_at))
 
 
-def answer(tx: sa.Connection, watch_id: str) -> bytes | None:
-    """The upstream's last JSON answer about a watched task."""
-    return tx.execute(sa.select(answers.c.body).where(answers.c.watch_id == watch_id)).scalar()
+def answer(tx: sa.Connection, watch_id: str) -> Upstream | None:
+    """Return the upstream's last JSON answer about a watched task; `TOO_LARGE` where that was not stored."""
+    row = tx.execute(sa.select(answers.c.body, answers.c.status).where(answers.c.watch_id == watch_id)).first()
+    return None if row is None else Upstream(row.body, repaired=row.status == REPAIRED)

@@ -1,7 +1,7 @@
-"""The tables. Due time is lease at once: see `next_poll_at` and `next_attempt_at`.
+"""The tables. A due time is a lease as well: see `next_poll_at` and `next_attempt_at`.
 
-Points in time are milliseconds since the epoch. JSON is text that relay writes and reads itself: the database is never
-asked about what is inside. What is `sealed` only the vault can read.
+Points in time are milliseconds since the epoch. JSON is stored as text, because no query looks inside it. Only the
+vault can read what is `sealed`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,27 @@ apps = Table(
 )
 
 UNKNOWN = -1
-"""The `answer_hash` of any answer that says that the task is unknown."""
+"""The `answer_hash` of each answer that says that the task is unknown."""
+
+REPAIRED = 0
+"""The `status` of an answer that is stored other than it came: for events, but not for who asks what came."""
+
+CUT = -1
+"""The `status` of an answer of which only a part is stored, as its provider's file says: the same holds of it."""
+
+usage = Table(  # what each app has; triggers count it: see migrations/usage_triggers
+    "usage",
+    metadata,
+    Column("app_id", Text, ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
+    Column("watching", BigInteger, nullable=False),  # watches under way
+    Column("targets", BigInteger, nullable=False),  # stored targets
+)
+
+CANCELLED = "'cancelled'"
+"""The state of a stopped watch as queries write it: a partial index is used only if the query names its condition."""
+
+HELD = "'held'"
+"""The state of a held delivery, likewise."""
 
 watches = Table(
     "watches",
@@ -70,19 +90,20 @@ watches = Table(
     Column("polls", Integer, nullable=False),
     Column("misses", Integer, nullable=False),
     Column("unknowns", Integer, nullable=False),
-    Column("unknown_since", BigInteger),
+    Column("unknown_since", BigInteger),  # of `unknowns`, and of bare successes: Watch.doubted_since
     Column("bares", Integer, nullable=False),
     Column("last_poll_at", BigInteger),
-    Column("next_poll_at", BigInteger),  # when due, or until when claimed; null once ended
-    Column("lease", Text),  # who claimed it, until saved: a late save with another lease changes nothing
-    Column("answer_hash", BigInteger),  # of the answer in `answers`, to write that only when it changed; or UNKNOWN
+    Column("next_poll_at", BigInteger),  # when it is due, or when its lease runs out; null once ended
+    # Names the claim until its save; a late save with an older lease changes nothing. See store/deaths, too.
+    Column("lease", Text),
+    Column("answer_hash", BigInteger),  # of the answer in `answers`, to store it only when it differs; or UNKNOWN
     Column("progress_told_at", BigInteger),
-    Column("changes", Integer, nullable=False),  # how often a reading said something new: see `changes`
+    Column("changes", Integer, nullable=False),  # how many readings said something new: see `changes`
     Column("expires_at", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("traceparent", Text),  # of the span that registered it, where tracing is on
-    # A cancelled watch makes room for a new one of the same task; any other is what a registration again finds.
+    # A registered task can be registered again: it gets the same watch, or a new one if that was cancelled.
     Index(
         "uq_watches_task",
         "app_id",
@@ -104,20 +125,29 @@ watches = Table(
         sqlite_where=text("ended_at IS NOT NULL"),
         postgresql_where=text("ended_at IS NOT NULL"),
     ),
+    Index(
+        "ix_watches_app_due",  # claims are fair: each app's due watches in their order
+        "app_id",
+        "next_poll_at",
+        sqlite_where=text("next_poll_at IS NOT NULL"),
+        postgresql_where=text("next_poll_at IS NOT NULL"),
+    ),
     Index("ix_watches_app", "app_id", "id"),
-    Index("ix_watches_task_id", "task_id"),
+    Index("ix_watches_app_state", "app_id", "state", "id"),
+    Index("ix_watches_app_provider", "app_id", "provider", "state", "id"),
+    Index("ix_watches_app_task", "app_id", "task_id", "id"),
 )
 
-answers = Table(  # the upstream's last JSON answer about a task, apart to keep small the row that every poll rewrites
+answers = Table(  # the upstream's last JSON answer about a task; apart, because each poll rewrites the row of a watch
     "answers",
     metadata,
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
-    Column("body", LargeBinary, nullable=False),  # that the task is unknown only while nothing else was said of it
+    Column("body", LargeBinary, nullable=False),  # an answer "unknown task" only while there was no other
     Column("at", BigInteger, nullable=False),
-    Column("status", Integer, nullable=False, server_default="200"),  # of HTTP; the release before writes none
+    Column("status", Integer, nullable=False, server_default="200"),  # of HTTP, or REPAIRED, or CUT
 )
 
-changes = Table(  # what a watch has been, one row for each reading that said something new; append-only
+changes = Table(  # one row for each reading that said something new; append-only
     "changes",
     metadata,
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
@@ -134,17 +164,17 @@ targets = Table(
     Column("id", Text, primary_key=True),
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), nullable=False),
     Column("type", Text, nullable=False),
-    Column("address", LargeBinary, nullable=False),  # sealed JSON: all that the channel needs
+    Column("address", LargeBinary, nullable=False),  # sealed JSON: everything that the channel needs
     Column("host", Text, nullable=False),
     Column("events", Text, nullable=False),
-    Column("place", Text, nullable=False),  # the app and the address: what a target's health is about
-    Column("fingerprint", LargeBinary, nullable=False),  # the same target twice is one target
+    Column("place", Text, nullable=False),  # of the app and the address: what is well or unwell
+    Column("fingerprint", LargeBinary, nullable=False),  # tells whether a target is registered already
     Column("ended_at", BigInteger),  # nothing more may be sent to it
     Column("ended_why", Text),
     UniqueConstraint("watch_id", "fingerprint"),
 )
 
-events = Table(  # one row per fact; the primary key is what keeps a task from ending twice
+events = Table(  # the primary key prevents a second end of a task
     "events",
     metadata,
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
@@ -168,9 +198,11 @@ deliveries = Table(  # event × target: the outbox
     Column("host", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text),
-    Column("attempts", Integer, nullable=False),  # all of them, which numbers the rows of `attempts`
-    Column("counted", Integer, nullable=False),  # those that count against the schedule, since the last replay
-    Column("next_attempt_at", BigInteger),  # when due, or until when claimed; null once settled
+    Column("attempts", Integer, nullable=False),  # all attempts: the number of the last row in `attempts`
+    Column(
+        "counted", Integer, nullable=False
+    ),  # attempts that count against the schedule, since it was last sent again
+    Column("next_attempt_at", BigInteger),  # when it is due, or when its lease runs out; null once settled
     Column("lease", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
@@ -181,57 +213,56 @@ deliveries = Table(  # event × target: the outbox
         postgresql_where=text("next_attempt_at IS NOT NULL"),
     ),
     Index(
-        "ix_deliveries_held",
+        "ix_deliveries_held_at",
         "place",
+        "id",
         sqlite_where=text("state = 'held'"),
         postgresql_where=text("state = 'held'"),
     ),
     Index("ix_deliveries_app", "app_id", "id"),
-    Index("ix_deliveries_watch", "watch_id"),
+    Index("ix_deliveries_app_state", "app_id", "state", "id"),
+    Index("ix_deliveries_of_watch", "watch_id", "id"),
     Index("ix_deliveries_target", "target_id"),
 )
 
-ailments = Table(  # places whose deliveries have used up their schedules, until one is delivered again
+# Claims are fair: each app's due deliveries in their order, first attempts before retries.
+for _name, _condition in (("ix_deliveries_app_first", "attempts = 0"), ("ix_deliveries_app_again", "attempts > 0")):
+    _where = text(f"next_attempt_at IS NOT NULL AND {_condition}")
+    Index(_name, deliveries.c.app_id, deliveries.c.next_attempt_at, sqlite_where=_where, postgresql_where=_where)
+
+ailments = Table(  # places whose deliveries have used up their schedules, until one succeeds
     "ailments",
     metadata,
     Column("place", Text, primary_key=True),
     Column("since", BigInteger, nullable=False),  # when the first of those deliveries was made
     Column("exhausted", Integer, nullable=False),  # how many of them in a row
-    Column("probe_at", BigInteger),  # when the next held delivery is tried; null while the place still counts as well
-    Column("probe_id", Text),  # the delivery that may try the place
-)
-
-processes = Table(  # those that claim, each with its last sign of life
-    "processes",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("host", Text, nullable=False),
-    Column("pid", BigInteger, nullable=False),
-    Column("seen_at", BigInteger, nullable=False),
+    Column("probe_at", BigInteger),  # when the next held delivery is tried; null while the place is well
+    Column("probe_id", Text),  # the delivery that probes the place
 )
 
 LIVING = "NOT ended AND ts IS NOT NULL"
-"""Of which messages others have to be aware: those that stand in Slack and are still edited."""
+"""The condition for messages that are posted and still edited."""
 
 messages = Table(  # living Slack messages: one per watch and channel, posted at registration, edited until the end
     "messages",
     metadata,
     Column("target_id", Text, ForeignKey("targets.id", ondelete="CASCADE"), primary_key=True),
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), nullable=False),
-    Column("place", Text, nullable=False),  # as in `targets`: two targets that lead to one channel share the message
-    Column("channel", Text),  # Slack's ids of where it stands, of the message and of the reply in its thread
+    Column("place", Text, nullable=False),  # as in `targets`: two targets with one channel share the message
+    Column("channel", Text),  # Slack's ids of the channel, the message and the reply in its thread
     Column("ts", Text),
     Column("reply_ts", Text),
-    Column("posting_at", BigInteger),  # since when something may have been posted that is not recorded; else null
+    Column("posting_at", BigInteger),  # since when a post is under way whose result is not recorded yet
     Column("ended", Boolean, nullable=False),  # it shows the end
-    Column("bare", Boolean, nullable=False),  # Slack did not take its picture
-    Column("shown", Text),  # a digest of what it shows, so that nothing is edited for nothing
-    Column("said", Text),  # who did what to the task in Slack
-    Column("failures", Integer, nullable=False),  # in a row, of posts and edits of what is not the end
-    Column("changed_at", BigInteger, nullable=False),  # when there was last something new to show
-    Column("quiet_until", BigInteger, nullable=False),  # when the next edit may be
-    Column("invited", Boolean, nullable=False),  # it was told to come back for its turn
-    Column("edit_at", BigInteger),  # when due, or until when claimed; null while there is nothing to show
+    Column("bare", Boolean, nullable=False),  # without its picture, because Slack refused that
+    Column("layout", Integer, nullable=False, server_default="0"),  # how plain it goes next; 0 once Slack has taken it
+    Column("shown", Text),  # a digest of the content, so that no edit changes nothing
+    Column("said", Text),  # a line about who did something in Slack
+    Column("failures", Integer, nullable=False),  # failed posts and edits in a row, before the end
+    Column("changed_at", BigInteger, nullable=False),  # when the last change came
+    Column("quiet_until", BigInteger, nullable=False),  # no edit before
+    Column("invited", Boolean, nullable=False),  # it has a turn and comes back for it
+    Column("edit_at", BigInteger),  # when it is due, or when its lease runs out; null while nothing is new
     Column("lease", Text),
     UniqueConstraint("watch_id", "place"),
     Index(
@@ -248,20 +279,18 @@ messages = Table(  # living Slack messages: one per watch and channel, posted at
     ),
 )
 
-turns = (
-    Table(  # what Slack lets through only so fast: edits of a workspace, posts to a channel; shared by all processes
-        "turns",
-        metadata,
-        Column("lane", Text, primary_key=True),
-        Column("next_at", BigInteger, nullable=False),  # when the next call may be made
-        Column("ends_until", BigInteger, nullable=False),  # the times that those who wait were told, by rank
-        Column("replies_until", BigInteger, nullable=False),
-        Column("rest_until", BigInteger, nullable=False),
-        Column("channel", Text),  # Slack's id of the channel, once a post has told it
-    )
+erased_messages = Table(  # Slack messages of erased watches, until each is edited to say no more than that
+    "erased_messages",
+    metadata,
+    Column("channel", Text, primary_key=True),  # Slack's ids of the channel and the message
+    Column("ts", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("invited", Boolean, nullable=False),  # it has a turn and comes back for it
+    Column("edit_at", BigInteger, nullable=False, index=True),  # when it is due, or when its lease runs out
+    Column("lease", Text),
 )
 
-attempts = Table(  # append-only
+attempts = Table(  # append-only; of each delivery, the newest are kept: see store/attempts
     "attempts",
     metadata,
     Column("delivery_id", Text, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
@@ -276,19 +305,19 @@ attempts = Table(  # append-only
     Column("truncated", Boolean, nullable=False),
 )
 
-lags = Table(  # for how long each end may have gone unnoticed; apart, so that a day of them is quickly summed up
+lags = Table(  # the detection lag of each end; apart, so that a day of them is summed up quickly
     "lags",
     metadata,
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
     Column("at", BigInteger, nullable=False),
-    Column("unseen_ms", BigInteger, nullable=False),  # from the query before to the end
+    Column("unseen_ms", BigInteger, nullable=False),  # the time from the query before to the end
     Index("ix_lags_at", "at"),
 )
 
-# What the dashboard looks for. None of them is touched by a poll.
-for _name, _column, _where in (
-    ("ix_deliveries_settled", deliveries.c.settled_at, "settled_at IS NOT NULL"),
-    ("ix_deliveries_dead", deliveries.c.settled_at, "state = 'dead'"),
-    ("ix_watches_stopped", watches.c.task_id, "state = 'cancelled'"),
+# Indexes for the dashboard. No poll changes any of them.
+for _name, _columns, _where in (
+    ("ix_deliveries_settled", (deliveries.c.settled_at,), text("settled_at IS NOT NULL")),
+    ("ix_deliveries_dead", (deliveries.c.settled_at,), text("state = 'dead'")),
+    ("ix_watches_cancelled", (watches.c.task_id, watches.c.id), text("state = 'cancelled'")),
 ):
-    Index(_name, _column, sqlite_where=text(_where), postgresql_where=text(_where))
+    Index(_name, *_columns, sqlite_where=_where, postgresql_where=_where)

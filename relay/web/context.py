@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from relay import keyring
-from relay.budget import Budget
-from relay.changes import Changes
-from relay.channels.slack_api import SlackApi
-from relay.dispatcher import Dispatcher
+from relay.actions import Actions
+from relay.channels.slack.api import SlackApi
+from relay.channels.targets import Targets
 from relay.errors import Unauthorized
-from relay.model import Millis
-from relay.provider import Provider
-from relay.settings import Settings
+from relay.model.times import Millis
+from relay.providers.upstreams import Upstreams
+from relay.security import app_keys
+from relay.security.vault import Vault
+from relay.settings.options import Settings
 from relay.store import Database, apps
-from relay.tracing import Tracing
-from relay.vault import Vault
-from relay.web.addresses import Addresses
-from relay.web.errands import Errands
+from relay.store.change_feed import ChangeFeed
+from relay.telemetry.tracing import Tracing
+from relay.web.rate_limit import HeavyRequests
+from relay.web.sse import OpenStreams
 
 APP_CACHE = 5.0
-"""Seconds for which an API key once looked up is believed."""
-
+"""Seconds for which the app of an API key is remembered."""
 
 USED_EVERY: Millis = 60_000
 """Milliseconds between two notes of an app's last use."""
@@ -36,55 +36,74 @@ class Context:
     """Everything that the web needs of the rest.
 
     Attributes:
-        due: called with the seconds until something registered here is to be polled.
-        told: called when deliveries have been made here.
+        actions: what can be asked of relay.
+        feed: notifies open pages and streams of what has changed.
         measure: brings the gauges of the metrics up to date.
         slack: how Slack is called.
-        errands: what goes on after a request was answered.
-        unwell: the reasons why this process is not ready, none if it is.
+        unwell: returns the reasons why this process is not ready, none if it is.
+        streams: the streams and waiting answers that are open.
+        batches, lists: whose turn it is to register a batch, or to read a list.
     """
 
     settings: Settings
     db: Database
     vault: Vault
-    providers: Mapping[str, Provider]
-    addresses: Addresses
-    dispatcher: Dispatcher
-    changes: Changes
-    budget: Budget
+    upstreams: Upstreams
+    targets: Targets
+    actions: Actions
+    feed: ChangeFeed
     clock: Callable[[], Millis]
-    due: Callable[[float], None]
-    told: Callable[[], None]
     unwell: Callable[[], Awaitable[list[str]]]
     measure: Callable[[], Awaitable[None]]
     tracing: Tracing
     slack: SlackApi
-    errands: Errands = field(default_factory=Errands)
-    _apps: dict[bytes, tuple[float, apps.App]] = field(default_factory=dict)
+    streams: OpenStreams = field(init=False, default_factory=OpenStreams)
+    batches: HeavyRequests = field(init=False, default_factory=HeavyRequests)
+    lists: HeavyRequests = field(init=False, default_factory=HeavyRequests)
+    _apps: dict[bytes, tuple[float, apps.App]] = field(init=False, default_factory=dict)
+    _looked_for: dict[bytes, asyncio.Task[apps.App]] = field(init=False, default_factory=dict)
 
     async def app_of(self, request: Request) -> apps.App:
-        """The app whose API key the request carries.
+        """Return the app whose API key the request carries.
 
         Raises:
-            Unauthorized: it carries none, or one that nobody has.
+            Unauthorized: it carries none, or one that is not known.
         """
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthorized("send your API key as 'Authorization: Bearer rly_…'")
-        key_hash = keyring.hash_key(key.strip())
+        key_hash = key_hash_of(request)
         looked_up, app = self._apps.get(key_hash, (0.0, None))
-        if app is None or time.monotonic() - looked_up > APP_CACHE:
-            app = await self.db.read(apps.by_key, key_hash)
-            if app is None:
-                self._apps.pop(key_hash, None)
-                raise Unauthorized("this API key is not known here, or its app is disabled")
-            self._apps[key_hash] = (time.monotonic(), app)
-            if self.clock() - (app.last_used_at or 0) > USED_EVERY:
-                await self.db.run(apps.used, app.id, self.clock())
+        if app is not None and time.monotonic() - looked_up <= APP_CACHE:
+            return app
+        looking = self._looked_for.get(key_hash)
+        if looking is None:
+            looking = self._looked_for[key_hash] = asyncio.create_task(self._look_up(key_hash))
+            looking.add_done_callback(lambda _: self._looked_for.pop(key_hash, None))
+        return await asyncio.shield(looking)
+
+    async def _look_up(self, key_hash: bytes) -> apps.App:
+        """Look an app up once for all its requests that wait for that."""
+        app = await self.db.read(apps.by_key, key_hash)
+        if app is None:
+            self._apps.pop(key_hash, None)
+            raise Unauthorized("this API key is not known here, or its app is disabled")
+        self._apps[key_hash] = (time.monotonic(), app)
+        if self.clock() - (app.last_used_at or 0) > USED_EVERY:
+            await self.db.run(apps.used, app.id, self.clock())
         return app
 
 
+def key_hash_of(request: Request) -> bytes:
+    """Return the hash of the API key that a request carries.
+
+    Raises:
+        Unauthorized: it carries none.
+    """
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthorized("send your API key as 'Authorization: Bearer rly_…'")
+    return app_keys.hash_key(key.strip())
+
+
 def context_of(request: Request) -> Context:
-    """The context that the application was made with."""
+    """Return the context that the application was made with."""
     context: Context = request.app.state.context
     return context

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, started and ended by whoever puts the process together."""
+"""The HTTP server: uvicorn, started and ended by the process that it is part of."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import uvicorn
 
 from relay.errors import ConfigError
-from relay.web.protocol import BoundedProtocol
+from relay.settings.options import KEEP_ALIVE
+from relay.web.http_limits import BoundedProtocol, Crowd
+
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+
+ACCEPTED_AT_ONCE = 16
+"""Connections that are accepted before the first of them is looked at: so many there may be too many for a moment."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, so that the process ends by the book, and saying when it listens."""
+    """uvicorn without its signal handlers, because the process ends itself; and with an event for when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -30,13 +38,13 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int, given_as: str = "PORT") -> socket.socket:
-    """A listening socket.
+    """Return a listening socket.
 
     Args:
-        given_as: where whoever is told that it cannot be had has set the port.
+        given_as: which option gave the port; an error names it.
 
     Raises:
-        ConfigError: the address cannot be had.
+        ConfigError: relay cannot listen on this address.
     """
     # The protocol is named because asyncio sets TCP_NODELAY only where it is.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -44,7 +52,7 @@ def listen(host: str, port: int, given_as: str = "PORT") -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
         return listener
     except socket.gaierror as error:
         listener.close()
@@ -56,21 +64,33 @@ def listen(host: str, port: int, given_as: str = "PORT") -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: object, listener: socket.socket, answering: int = 10) -> AsyncIterator[None]:
-    """Serves an ASGI application on `listener` while inside; on the way out answers for up to `answering` seconds."""
+async def serving(
+    app: object, listener: socket.socket, answering: int = 10, keep_alive: float = KEEP_ALIVE
+) -> AsyncIterator[None]:
+    """Serve an ASGI application on `listener` while inside.
+
+    On the way out, wait for requests under way, and for what goes on after their answers.
+
+    Args:
+        answering: seconds that requests under way have to finish.
+        keep_alive: seconds for which an idle connection is kept.
+    """
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=BoundedProtocol,
+        http=partial(BoundedProtocol, Crowd()),  # type: ignore[arg-type]
+        backlog=ACCEPTED_AT_ONCE,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=answering,
+        timeout_keep_alive=round(keep_alive),
         proxy_headers=False,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await server.listening.wait()
+    listener.listen(BACKLOG)  # uvicorn has set it to what it accepts at once
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay.web import problems, protocol
+from relay.web import bodies, http_limits
 from tests.support.deployment import API_KEY, Deployment, deployment, environment
 from tests.support.parties import until
 from tests.web.callers import caller
@@ -47,10 +47,10 @@ async def relay(tmp_path: Path) -> AsyncIterator[Deployment]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay with little patience, so that these tests need not have much."""
     for module, name, patience in (
-        (protocol, "HEAD_DEADLINE", SLOW),
-        (protocol, "MESSAGE_DEADLINE", 1.5 * SLOW),
-        (protocol, "SEND_DEADLINE", SLOW),
-        (problems, "BODY_DEADLINE", SLOW),
+        (http_limits, "HEAD_DEADLINE", SLOW),
+        (http_limits, "MESSAGE_DEADLINE", 1.5 * SLOW),
+        (http_limits, "SEND_DEADLINE", SLOW),
+        (bodies, "BODY_DEADLINE", SLOW),
     ):
         monkeypatch.setattr(module, name, patience)
 
@@ -379,12 +379,30 @@ async def test_what_could_be_read_in_two_ways_is_refused_and_ends_the_line(relay
             assert b" 401 " not in found.heard, name
 
 
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_a_request_names_one_host(relay: Deployment, version: str) -> None:
+    named = {
+        "": version == "1.0",
+        "Host: x\r\n": True,
+        "Host: x\r\nHost: y\r\n": False,
+        "hOST: x\r\nHost: x\r\n": False,
+    }
+    for hosts, taken in named.items():
+        async with line(relay) as found:
+            await found.say(f"GET /healthz HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n".encode() + SMUGGLED)
+            async with asyncio.timeout(20):
+                await found.end()
+            assert (b" 200 " in found.heard) is taken, hosts
+            assert (b" 400 " in found.heard) is not taken, hosts
+            assert b" 401 " not in found.heard
+
+
 # Many
 
 
 async def test_a_thousand_idle_connections_hinder_nobody(relay: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that have been answered may be closed meanwhile; those that have said nothing are all still there."""
-    monkeypatch.setattr(protocol, "HEAD_DEADLINE", 120.0)
+    monkeypatch.setattr(http_limits, "HEAD_DEADLINE", 120.0)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 4096:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
@@ -442,9 +460,7 @@ async def test_a_key_that_asks_too_often_is_told_to_wait_and_nobody_else_is(tmp_
         await until(waited)
 
 
-async def test_an_app_has_so_many_watches_under_way_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_app_has_so_many_watches_under_way_and_no_more(tmp_path: Path) -> None:
     async with running(tmp_path, RELAY_MAX_WATCHES="3") as relay:
         found = [await relay.register(f"sandbox:never#{number}", HOOK) for number in range(3)]
         body = {"task_id": "sandbox:never#4", "targets": [HOOK]}
@@ -461,13 +477,25 @@ async def test_an_app_has_so_many_watches_under_way_and_no_more(
         assert len(batch.json()["data"][2]["watch"]["targets"]) == 2
         async with caller(relay) as other:
             await other.register("sandbox:never", HOOK)
-        monkeypatch.setattr("relay.web.api.COUNT_EVERY", 0.1)
         assert (await relay.http.delete(f"/v1/watches/{found[0]['id']}")).status_code == 204
+        assert (await relay.http.post("/v1/watches", json=body)).status_code == 201
+        assert (await relay.http.post("/v1/watches", json={**body, "task_id": "sandbox:never#5"})).status_code == 429
 
-        async def room() -> bool:
-            return (await relay.http.post("/v1/watches", json=body)).status_code == 201
 
-        await until(room)
+async def test_an_app_has_so_many_targets_stored_and_no_more(tmp_path: Path) -> None:
+    async with running(tmp_path, RELAY_MAX_TARGETS="3") as relay:
+        hooks = [{**HOOK, "url": f"{HOOK['url']}/{number}"} for number in range(4)]
+        watch = await relay.register("sandbox:never#1", *hooks[:3])
+        response = await relay.http.post("/v1/watches", json={"task_id": "sandbox:never#2", "targets": hooks[:1]})
+        assert (response.status_code, response.json()["code"]) == (429, "too_many_targets")
+        assert "RELAY_MAX_TARGETS" in response.json()["detail"]
+        more = await relay.http.post("/v1/watches", json={"task_id": "sandbox:never#1", "targets": hooks[3:]})
+        assert more.status_code == 429
+        same = await relay.http.post("/v1/watches", json={"task_id": "sandbox:never#1", "targets": hooks[:3]})
+        assert same.status_code == 200
+        erased = await relay.http.delete(f"/v1/watches/{watch['id']}", params={"erase": "true"})
+        assert erased.status_code == 204
+        await relay.register("sandbox:never#2", *hooks[:3])
 
 
 # Other origins

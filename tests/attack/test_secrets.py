@@ -31,16 +31,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay import keyring, signing
 from relay.app import Relay, listen, serving
 from relay.channels.base import Message
 from relay.errors import BadSignature, ConfigError
-from relay.reseal import reseal
-from relay.settings import load
+from relay.security import app_keys, signing
+from relay.security.reseal import reseal
+from relay.security.vault import Vault
+from relay.settings.sources import load
 from relay.store import Database, migrate, schema
 from relay.store import apps as store_apps
-from relay.vault import Vault
-from relay.web.schemas import WatchIn
+from relay.web.api.schemas import WatchIn
 from tests.support.deployment import Deployment, deployment, environment
 from tests.support.parties import Receiver, Upstream, done, until
 from tests.support.processes import CONFIG, Serve, serve
@@ -391,12 +391,12 @@ async def test_no_secret_is_stored_logged_or_shown(
                 break_claims(db)
                 assert (await talk.say("POST", "/v1/deliveries/retry", {})).json()["retried"] > 0
                 await until(lambda: in_log(process, "claim failed"))
-                await until(lambda: in_log(process, "upstream key does not open"))
+                await until(lambda: in_log(process, '"loop": "poll"', "loop=poll"))
                 for watch in watches:
                     await talk.say("GET", f"/v1/watches/{watch}")
                 break_schema(db)
                 await talk.say("POST", "/v1/deliveries/retry", {"state": "delivered"})
-                await until(lambda: in_log(process, "no such table: attempts", '"attempts" does not exist'))
+                await until(lambda: in_log(process, "no such table: attempts", "UndefinedTable"))
                 mend_schema(db)
             logs = [process.log.read_bytes()]
             # The upstream and the receivers are gone: the rest of the schedule meets closed ports.
@@ -460,14 +460,23 @@ async def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
         registration = WatchIn.model_validate(
             {"task_id": "t", "targets": [webhook, hook], "upstream_key": known.watch_key}
         )
-        sealed = [relay.context.addresses.seal("app_1", target) for target in registration.targets]
+        sealed = [relay.context.targets.seal("app_1", target) for target in registration.targets]
         message = Message("evt_1", "relay.test", b"{}", webhook, [known.signing], 0)
         postgres = load({**environ, "DATABASE_URL": f"postgres://relay:{known.database}@db.example/relay"})
         objects: list[Any] = [relay, message, registration, *registration.targets, *sealed, postgres, postgres.sources]
-        for one in (relay, relay.context, relay.context.addresses, relay.dispatcher, relay.poller, relay.slack):
+        for one in (
+            relay,
+            relay.context,
+            relay.context.targets,
+            relay.context.actions,
+            *relay.channels.values(),
+            relay.dispatcher,
+            relay.poller,
+            relay.slack,
+        ):
             parts = vars(one).values() if hasattr(one, "__dict__") else [getattr(one, name) for name in one.__slots__]
             objects += [one, *(part for part in parts if not isinstance(part, str | bytes))]
-        objects += [*relay.providers.values(), Database(f"postgres://relay:{known.database}@db.example/x").engine]
+        objects += [*relay.upstreams.values(), Database(f"postgres://relay:{known.database}@db.example/x").engine]
         for one in objects:
             for text in (repr(one), str(one), f"{one!a}"):
                 assert known.shown_in(text.encode()) == [], type(one)
@@ -588,8 +597,8 @@ async def test_a_rotated_secret_signs_along_until_its_overlap_is_over(tmp_path: 
         stored = await relay.relay.db.read(store_apps.by_name, "shop")
         assert stored is not None
         vault = relay.relay.vault
-        rotated = keyring.rotated(keyring.opened(vault, stored), secrets[2], relay.relay.context.clock(), 1500)
-        sealed = keyring.sealed(vault, stored.id, rotated)
+        rotated = app_keys.rotated(app_keys.opened(vault, stored), secrets[2], relay.relay.context.clock(), 1500)
+        sealed = app_keys.sealed(vault, stored.id, rotated)
         await relay.relay.db.run(lambda tx: store_apps.change(tx, stored.id, secrets=sealed))
         assert await signed_by(relay) == [0, 1, 2]
 
@@ -616,24 +625,24 @@ async def test_a_default_secret_that_the_environment_replaces_signs_along(
             assert len(post.headers["webhook-signature"].split()) == sum(valid)
             app = await relay.relay.db.read(store_apps.by_name, store_apps.DEFAULT)
             assert app is not None
-            kept = {one["secret"]: one["expires_at"] for one in keyring.opened(relay.relay.vault, app)}
+            kept = {one["secret"]: one["expires_at"] for one in app_keys.opened(relay.relay.vault, app)}
             assert kept[secret] is None
             ends.append(kept[secrets[0]])
-            assert all(end is None or 0 < end - relay.relay.context.clock() <= keyring.OVERLAP for end in ends)
+            assert all(end is None or 0 < end - relay.relay.context.clock() <= app_keys.OVERLAP for end in ends)
     assert ends[1] == ends[2] == ends[3]  # a restart, or another rotation, does not prolong it
 
 
 def test_an_overlap_is_never_prolonged_and_the_old_go_away() -> None:
-    now, day = 1_800_000_000_000, keyring.OVERLAP
-    first = keyring.rotated([], "a", now, day)
-    second = keyring.rotated(first, "b", now, day)
-    third = keyring.rotated(second, "c", now + day // 2, day)
-    assert [one["secret"] for one in keyring.valid(third, now + day // 2)] == ["c", "b", "a"]
-    assert [one["secret"] for one in keyring.valid(third, now + day)] == ["c", "b"]
-    assert [one["secret"] for one in keyring.valid(third, now + day * 3 // 2)] == ["c"]
-    assert [one["secret"] for one in keyring.rotated(third, "d", now + 2 * day, day)] == ["d", "c"]
-    assert [one["secret"] for one in keyring.rotated(third, "a", now + day // 2, day)] == ["a", "c", "b"]
-    assert keyring.rotated(third, "d", now, 0) == [{"secret": "d", "expires_at": None}]
+    now, day = 1_800_000_000_000, app_keys.OVERLAP
+    first = app_keys.rotated([], "a", now, day)
+    second = app_keys.rotated(first, "b", now, day)
+    third = app_keys.rotated(second, "c", now + day // 2, day)
+    assert [one["secret"] for one in app_keys.valid(third, now + day // 2)] == ["c", "b", "a"]
+    assert [one["secret"] for one in app_keys.valid(third, now + day)] == ["c", "b"]
+    assert [one["secret"] for one in app_keys.valid(third, now + day * 3 // 2)] == ["c"]
+    assert [one["secret"] for one in app_keys.rotated(third, "d", now + 2 * day, day)] == ["d", "c"]
+    assert [one["secret"] for one in app_keys.rotated(third, "a", now + day // 2, day)] == ["a", "c", "b"]
+    assert app_keys.rotated(third, "d", now, 0) == [{"secret": "d", "expires_at": None}]
 
 
 # Rotating the key that seals
@@ -656,7 +665,7 @@ async def test_after_secrets_rotate_the_old_key_is_not_needed(
         await relay.register("kept-9", kept, hook, upstream_key="sk-of-before")
         await relay.register("without-a-key", kept, hook)
 
-    monkeypatch.setattr("relay.reseal.BATCH", 4)
+    monkeypatch.setattr("relay.security.reseal.BATCH", 4)
     db = Database(database_url)
     try:
         assert reseal(db, Vault([new, old])) == 1 + 12 * 2 + 11
@@ -668,7 +677,7 @@ async def test_after_secrets_rotate_the_old_key_is_not_needed(
         app = db.run_here(store_apps.by_name, store_apps.DEFAULT)
         assert app is not None
         with pytest.raises(ConfigError, match="another RELAY_SECRET_KEY"):
-            keyring.opened(Vault([old]), app)
+            app_keys.opened(Vault([old]), app)
     finally:
         db.close()
     code, said = await command("secrets", "rotate", **{**environ, "RELAY_SECRET_KEY": f"{new},{old}"})

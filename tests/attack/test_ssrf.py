@@ -23,16 +23,17 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from relay.channels.base import Message
-from relay.channels.slack import SlackChannel
-from relay.channels.slack_api import SlackApi
+from relay.channels.base import Message, TargetTransport
+from relay.channels.slack.channel import SlackChannel
 from relay.channels.webhook import WebhookChannel
-from relay.guard import Guard, literal_address
-from relay.ids import new_id
-from relay.model import Outcome
-from relay.outbound import Transport, failure_class
-from relay.sdk import guarded_session
-from relay.store import apps, schema, watches
+from relay.model.delivery import Outcome
+from relay.model.ids import new_id
+from relay.outbound.aiohttp_session import guarded_session
+from relay.outbound.lookups import Lookups
+from relay.outbound.transport import Transport, failure_class
+from relay.security.guard import Guard, literal_address
+from relay.store import apps, registrations, schema
+from tests.support.channels import resources
 from tests.support.deployment import SECRET, Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, until
 from tests.support.processes import CONFIG
@@ -422,9 +423,9 @@ async def store(relay: Deployment, addresses: dict[str, dict[str, Any]], kind: s
         target_id = new_id("tgt")
         sealed = relay.relay.vault.seal(orjson.dumps(address), target_id)
         ends = ("task.completed", "task.failed")
-        target = watches.NewTarget(target_id, kind, sealed, task_id, "attack.example", ends, task_id.encode())
-        wanted.append(watches.Registration(app.id, "sandbox", task_id, (target,), "{}", None, now, now + 60_000))
-    await relay.relay.db.run(watches.register, wanted, now)
+        target = registrations.NewTarget(target_id, kind, sealed, task_id, "attack.example", ends, task_id.encode())
+        wanted.append(registrations.Registration(app.id, "sandbox", task_id, (target,), "{}", None, now, now + 60_000))
+    await relay.relay.db.run(registrations.register, wanted, now)
 
 
 async def test_stored_slack_webhooks_too(house: House, tmp_path: Path) -> None:
@@ -456,7 +457,10 @@ async def test_stored_slack_webhooks_too(house: House, tmp_path: Path) -> None:
 
 
 async def test_no_transport_connects_to_what_is_not_public(house: House) -> None:
-    async with Transport(Guard(), timeout=5, max_bytes=100) as transport, guarded_session(Guard()) as session:
+    async with (
+        Transport(Guard(), timeout=5, max_bytes=100) as transport,
+        guarded_session(Guard(), Lookups("test", 4)) as session,
+    ):
         for url in hostile(house):
             literal = url in set(urls(house, LITERALS))
             for method in ("GET", "POST"):
@@ -655,11 +659,9 @@ async def test_the_command_line_goes_through_the_proxy_too(house: House, receive
 
 async def test_a_channel_makes_an_outcome_of_any_url(house: House) -> None:
     guard = Guard()
-    transport = Transport(guard, timeout=5, max_bytes=100)
-    slack = SlackApi(guard, None, "https://slack.com/api/")
-    hooks = SlackChannel(slack)
-    plain = Transport(guard.plain(), timeout=5, max_bytes=100)
-    webhooks = WebhookChannel(transport, plain)
+    encrypted, plain = (Transport(by, timeout=5, max_bytes=100) for by in (guard, guard.plain()))
+    given = resources(TargetTransport(encrypted, plain), guard)
+    hooks, webhooks = SlackChannel(given), WebhookChannel(given)
     body = orjson.dumps({"type": "task.completed", "data": {"state": "completed", "task_id": "t"}})
     try:
         for url in hostile(house):
@@ -668,6 +670,6 @@ async def test_a_channel_makes_an_outcome_of_any_url(house: House) -> None:
                 assert outcome.error in ("blocked", "dns", "connect", "protocol"), (url, outcome)
                 assert url not in (outcome.note or "")
     finally:
-        for one in (transport, plain, slack):
+        for one in (encrypted, plain, hooks):
             await one.aclose()
     await house.is_quiet()

@@ -31,8 +31,8 @@ import psycopg
 import sqlalchemy as sa
 from honcho.environ import parse_procfile
 
-from relay import signing
 from relay.errors import BadSignature
+from relay.security import signing
 from relay.web.server import listen
 from tests.support import parties
 from tests.support.deployment import API_KEY, SECRET, environment

@@ -44,8 +44,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from aiohttp import web
 
-from relay import signing
 from relay.errors import BadSignature
+from relay.security import signing
 from tests.support.deployment import API_KEY, SECRET, environment
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
-from relay.standin import Fault, Slack
+from relay.simulators.slack import Fault, SimulatedSlack
 from relay.store import Database, migrate
 from tests.support import parties
 from tests.support.deployment import environment
@@ -69,11 +69,11 @@ async def kill_test(database_url: str, folder: Path, kills: int) -> Report:
         of: Counter[str] = Counter(root["metadata"]["event_payload"]["task_id"] for root in roots(slack))
         report.roots = Counter(of[task_id] for task_id in tasks)
         report.replies = Counter(len(replies(slack, root)) for root in roots(slack))
-        report.unfinished = [root["text"] for root in roots(slack) if not root["text"].startswith("Render finished")]
+        report.unfinished = [root["text"] for root in roots(slack) if not root["text"].startswith("Video finished")]
     return report
 
 
-async def _kill_at(moment: str, task_id: str, relay: Serve, slack: Slack, upstream: parties.Upstream) -> None:
+async def _kill_at(moment: str, task_id: str, relay: Serve, slack: SimulatedSlack, upstream: parties.Upstream) -> None:
     """Registers a task and kills relay at that moment of it."""
     before = {method: len(calls(slack, method)) for method in ("chat.postMessage", "chat.update")}
     upstream.scripts[task_id] = done() if moment == "late post" else says("processing", progress=0.1)

@@ -21,9 +21,10 @@ import sqlalchemy as sa
 
 from relay.cli import cli
 from relay.errors import StoreUnavailable
-from relay.provider import variable
-from relay.settings import Settings, load
-from relay.store import Database, invariant, migrate, notify
+from relay.providers.definition import variable
+from relay.settings.options import Settings
+from relay.settings.sources import load
+from relay.store import Database, invariants, migrate, notifications
 from tests.flow.formation import (
     COMMANDS,
     MOST_CONNECTIONS,
@@ -157,7 +158,7 @@ async def test_sslmode_of_the_url_is_obeyed() -> None:
         with pytest.raises(StoreUnavailable, match="SSL"):
             await db.read(migrate.behind)
         await db.aclose()
-        listening = asyncio.create_task(notify.listen(db.url, lambda *_: None, lambda _: None))
+        listening = asyncio.create_task(notifications.listen(db.url, lambda *_: None, lambda _: None))
         await until(lambda: asyncio.sleep(0, len(asked) == 4))
         listening.cancel()
     ssl_request = bytes.fromhex("0000000804d2162f")
@@ -227,7 +228,7 @@ async def test_the_main_job_through_pgbouncer_in_transaction_mode(
     assert not re.search("WARNING|ERROR|FATAL", log.read_text()), log.read_text()
     assert not re.search(TROUBLE, worker.log.read_text()), worker.log.read_text()
     db = Database(postgres_url)
-    assert db.run_here(invariant.violations) == []
+    assert db.run_here(invariants.find_violations) == []
     db.close()
 
 
@@ -264,6 +265,7 @@ def test_app_json_is_what_the_platform_reads() -> None:
 def test_app_json_names_only_variables_that_there_are() -> None:
     of_providers = {variable(name, what) for name in PROVIDERS for what in ("BASE_URL", "API_KEY")}
     assert APP["env"].keys() <= OPTIONS | of_providers
+    assert len(APP["env"].keys() & of_providers) <= 2, "the form asks for the default provider's alone"
 
 
 def test_what_app_json_has_generated_is_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,11 +17,11 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from relay.dispatcher import MAX_IN_FLIGHT, PER_RECEIVER
-from relay.store import Database, invariant, migrate
+from relay.outbound.receivers import MAX_UNDER_WAY, PER_RECEIVER
+from relay.store import Database, invariants, migrate, outage
 from tests.support.deployment import Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
-from tests.support.processes import serve
+from tests.support.processes import Serve, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.anyio
 def sound(url: str) -> bool:
     db = Database(url)
     try:
-        return db.run_here(invariant.violations) == []
+        return db.run_here(invariants.find_violations) == []
     finally:
         db.close()
 
@@ -94,6 +95,24 @@ async def test_sigterm_finishes_what_is_in_flight_gives_back_the_rest_and_exits_
         ready = await process.ready()
         await receiver.wait_for(2)
         assert receiver.posts[-1].at - ready < 1.0
+
+
+async def test_a_terminal_that_closes_ends_it_as_sigterm_does_unless_nohup_says_otherwise(tmp_path: Path) -> None:
+    environ = environment(f"sqlite:///{tmp_path / 'relay.db'}")
+    async with serve(environ, tmp_path) as process:
+        await process.ready()
+        process.process.send_signal(signal.SIGHUP)
+        assert await asyncio.wait_for(process.process.wait(), 20) == 0
+        assert "stopping" in process.log.read_text()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for the process that it starts
+    try:
+        async with serve(environ, tmp_path) as process:
+            await process.ready()
+            process.process.send_signal(signal.SIGHUP)
+            assert (await process.http.get("/healthz")).status_code == 200
+            assert await process.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_many_processes_share_the_work_and_poll_nothing_twice(
@@ -212,6 +231,57 @@ async def test_the_database_restarts_and_nothing_is_lost(
     assert sound(server.url)
 
 
+async def test_a_server_that_takes_no_writes_is_an_outage_that_is_logged_once(
+    server: Server, upstream: Upstream, receiver: Receiver, tmp_path: Path
+) -> None:
+    """A failover leaves the old server read-only, or the address leads to a standby for a while."""
+    environ = environment(server.url, UNIFIED_VIDEO_BASE_URL=upstream.url)
+    hook = {"type": "webhook", "url": f"{receiver.url}/a"}
+    async with serve(environ, tmp_path) as process, serve(environ, tmp_path, "web") as web:
+        await process.ready()
+        await web.ready()
+        for n in range(20):
+            await process.http.post("/v1/watches", json={"task_id": f"task-{n}", "targets": [hook]})
+        await until(lambda: asked(upstream, "task-19", 2))
+        await asyncio.to_thread(read_only, server, "on")
+        upstream.default = done()  # ends are read that cannot be saved
+
+        for running in (process, web):
+            await until(lambda running=running: is_ready(running, False))
+            answer = (await running.http.get("/readyz")).json()
+            assert "read-only transaction" in answer["reasons"][0]
+            for n in range(10):
+                response = await running.http.post("/v1/watches", json={"task_id": f"new-{n}", "targets": [hook]})
+                assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
+                assert int(response.headers["retry-after"]) >= 1
+            assert (await running.http.get("/healthz")).status_code == 200
+        await asyncio.sleep(3)
+        assert receiver.posts == []
+
+        await asyncio.to_thread(read_only, server, "off")
+        assert len({post.webhook_id for post in await receiver.wait_for(20)}) == 20
+        for running in (process, web):
+            await until(lambda running=running: is_ready(running, True))
+            await until(lambda running=running: has_line(running.log, "database back"))
+    for running in (process, web):
+        text = running.log.read_text()
+        assert "Traceback" not in text
+        lines = [line for line in text.splitlines() if "[info" not in line]
+        assert len(lines) == 1, lines
+        assert "database away" in lines[0]
+    assert sound(server.url)
+
+
+def read_only(server: Server, state: str) -> None:
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {state}")
+        admin.execute("SELECT pg_reload_conf()")
+
+
+async def is_ready(process: Serve, yes: bool) -> bool:
+    return (await process.http.get("/readyz")).status_code == (200 if yes else 503)
+
+
 async def test_a_lock_that_is_not_to_be_had_is_an_outage_not_a_hang(
     server: Server, upstream: Upstream, receiver: Receiver
 ) -> None:
@@ -232,7 +302,7 @@ async def test_a_lock_that_is_not_to_be_had_is_an_outage_not_a_hang(
 
 
 async def test_a_full_disk_refuses_registrations_and_loses_nothing(
-    upstream: Upstream, receiver: Receiver, tmp_path: Path
+    upstream: Upstream, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{tmp_path / 'relay.db'}"
     async with deployment(environment(url, UNIFIED_VIDEO_BASE_URL=upstream.url)) as relay:
@@ -249,11 +319,19 @@ async def test_a_full_disk_refuses_registrations_and_loses_nothing(
         response = await until(refused)
         assert response.status_code == 503
         assert "full" in response.json()["detail"]
+        ready = await relay.http.get("/readyz")
+        assert (ready.status_code, ready.json()["reasons"]) == (503, [response.json()["detail"]])
         await relay.relay.db.run(lambda tx: tx.exec_driver_sql("PRAGMA max_page_count = 1000000").scalar())
         upstream.scripts["before"] = done()
         await until(lambda: is_state(relay, registered["id"], "completed"))
         await receiver.wait_for(1, "/a")
+        monkeypatch.setattr(outage, "NO_ROOM", 0.0)
+        await until(lambda: answers(relay, "/readyz", 200))
     assert sound(url)
+
+
+async def answers(relay: Deployment, path: str, status: int) -> bool:
+    return (await relay.http.get(path)).status_code == status
 
 
 async def is_state(relay: Deployment, watch_id: str, state: str) -> bool:
@@ -320,4 +398,4 @@ async def test_slow_receivers_do_not_delay_another(relay: Deployment, upstream: 
     assert await quick(receiver.url) < 5
     at_once = Counter(post.headers["host"] for post in receiver.to("/slow"))
     assert max(at_once.values()) == PER_RECEIVER.concurrency, "bounded in flight per receiver"
-    assert len(receiver.to("/slow")) < MAX_IN_FLIGHT
+    assert len(receiver.to("/slow")) < MAX_UNDER_WAY

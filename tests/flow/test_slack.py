@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.standin import Fault
+from relay.simulators.slack import Fault
 from tests.bench.slack import Options, measure
 from tests.flow.slack_kill import MOMENTS, kill_test
 from tests.support.deployment import deployment, environment
@@ -33,7 +33,7 @@ async def test_a_message_lives_from_the_registration_to_the_end(database_url: st
                 return bool(roots(slack))
 
             await until(posted)
-            assert roots(slack)[0]["text"].startswith("Rendering: ")
+            assert roots(slack)[0]["text"].startswith("Video under way: ")
             upstream.scripts["sora-2:task_1"] = done()
 
             async def told() -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from relay import signing
-from relay.app import Relay
-from relay.settings import load
+from relay.app import ANSWERING, Relay
+from relay.security import signing
+from relay.settings.sources import load
 from relay.web import site
 from relay.web.server import listen, serving
 
@@ -73,7 +74,8 @@ async def deployment(environ: Mapping[str, str], *, working: bool = True) -> Asy
         await stack.enter_async_context(relay.listening())
         if working:
             await stack.enter_async_context(relay.working())
-        await stack.enter_async_context(serving(site.build(relay.context), listener))
+        answering = math.ceil(min(ANSWERING, relay.settings.grace))
+        await stack.enter_async_context(serving(site.build(relay.context), listener, answering))
         # Unverified, because there is no TLS, and to load the authorities takes longer than most requests.
         head = {"Authorization": f"Bearer {API_KEY}"}
         client = httpx.AsyncClient(base_url=url, headers=head, timeout=30, verify=False)

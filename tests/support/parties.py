@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay import signing
+from relay.security import signing
 from relay.web.server import listen, serving
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,19 @@ from relay.web.server import listen
 from tests.support.deployment import API_KEY
 
 CONFIG = str(Path(__file__).parents[2] / "config")
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process, while it cannot open one more descriptor."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Serve:
@@ -37,6 +51,11 @@ class Serve:
                         return time.monotonic()
                 await asyncio.sleep(0.02)
 
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors it has open."""
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
+
     def kill(self) -> None:
         """`kill -9`"""
         self.process.send_signal(signal.SIGKILL)
@@ -49,21 +68,38 @@ class Serve:
 
 
 @contextlib.asynccontextmanager
-async def serve(environ: Mapping[str, str], folder: Path, command: str = "serve") -> AsyncIterator[Serve]:
-    """Starts a process; it is killed on the way out if it still runs."""
+async def serve(
+    environ: Mapping[str, str],
+    folder: Path,
+    command: str = "serve",
+    output: int | None = None,
+    descriptors: tuple[int, int] | None = None,
+) -> AsyncIterator[Serve]:
+    """Start a process, and kill it on the way out if it still runs.
+
+    Args:
+        output: the file descriptor of its standard output; by default a file.
+        descriptors: how many it may have, and to how many it may raise that.
+    """
+
+    def limit() -> None:
+        if descriptors is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+
     with contextlib.closing(listen("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     log = folder / f"{command}-{port}.log"
-    with log.open("wb") as output:
+    with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "relay",
             command,
             env={"PATH": os.environ["PATH"], "PORT": str(port), "RELAY_CONFIG": CONFIG, **environ},
-            stdout=output,
-            stderr=output,
+            stdout=file if output is None else output,
+            stderr=file,
             cwd=folder,
+            preexec_fn=limit,
         )
     running = Serve(process, f"http://127.0.0.1:{port}", log)
     try:

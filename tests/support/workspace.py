@@ -1,4 +1,4 @@
-"""A Slack workspace to put beside relay: the stand-in on a real port, and the variables that lead relay there."""
+"""A Slack workspace to put beside relay: the simulator on a real port, and the variables that lead relay there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from relay.standin import Channel, Message, Slack
+from relay.simulators.slack import Conversation, PostedMessage, SimulatedSlack, WorkspaceOptions
 from relay.web.server import listen, serving
 
 RENDERS = "C0RENDERS"
@@ -20,21 +20,21 @@ SCOPES = ("chat:write", "commands", "channels:read", "channels:history", "groups
 
 
 @contextlib.asynccontextmanager
-async def workspace(**options: Any) -> AsyncIterator[Slack]:
-    """A stand-in with its usual rate limits, a channel #renders and a bot in it."""
+async def workspace(**options: Any) -> AsyncIterator[SimulatedSlack]:
+    """Serve a simulator with its usual rate limits, a channel #renders and a bot in it."""
     listener = listen("127.0.0.1", 0)
     given: dict[str, Any] = {
-        "channels": [Channel(RENDERS, "renders")],
+        "channels": [Conversation(RENDERS, "renders")],
         "tokens": {TOKEN: SCOPES},
         "hooks": {HOOK: RENDERS},
         "url": f"http://127.0.0.1:{listener.getsockname()[1]}",
     }
-    slack = Slack(**given | options)
+    slack = SimulatedSlack(WorkspaceOptions(**given | options))
     async with serving(slack.app, listener):
         yield slack
 
 
-def variables(slack: Slack, **more: str) -> dict[str, str]:
+def variables(slack: SimulatedSlack, **more: str) -> dict[str, str]:
     """What relay has to know of the workspace."""
     return {
         "SLACK_BOT_TOKEN": TOKEN,
@@ -46,16 +46,16 @@ def variables(slack: Slack, **more: str) -> dict[str, str]:
     }
 
 
-def roots(slack: Slack, channel: str = RENDERS) -> list[Message]:
+def roots(slack: SimulatedSlack, channel: str = RENDERS) -> list[PostedMessage]:
     """The messages in a channel itself, as everybody sees them."""
     return [one for one in slack.channel(channel).timeline() if "is_ephemeral" not in one]
 
 
-def replies(slack: Slack, root: Message, channel: str = RENDERS) -> list[Message]:
+def replies(slack: SimulatedSlack, root: PostedMessage, channel: str = RENDERS) -> list[PostedMessage]:
     """What stands in the thread of a message."""
     return slack.channel(channel).replies(root)
 
 
-def calls(slack: Slack, method: str) -> list[dict[str, Any]]:
+def calls(slack: SimulatedSlack, method: str) -> list[dict[str, Any]]:
     """What one method was called with."""
     return [call.args for call in slack.calls if call.method == method]

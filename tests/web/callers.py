@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import orjson
 
-from relay import keyring, signing
-from relay.ids import new_id
-from relay.parts import now
+from relay.model.ids import new_id
+from relay.security import app_keys, signing
 from relay.store import apps
+from relay.wiring import now
 from tests.support.deployment import Deployment
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -46,7 +46,7 @@ async def caller(on: Deployment) -> AsyncIterator[Caller]:
     """A new app of a running relay, with a client of its own."""
     key, secret, app_id = f"rly_{secrets.token_urlsafe(32)}", signing.new_secret(), new_id("app")
     sealed = on.relay.vault.seal(orjson.dumps([{"secret": secret, "expires_at": None}]), app_id)
-    await on.relay.db.run(apps.create, app_id, f"app {app_id}", keyring.hash_key(key), sealed, now())
+    await on.relay.db.run(apps.create, app_id, f"app {app_id}", app_keys.hash_key(key), sealed, now())
     headers = {"Authorization": f"Bearer {key}"}
     # Without verify=False each client would load the machine's certificates, which takes longer than a test.
     async with httpx.AsyncClient(base_url=on.url, headers=headers, timeout=30, verify=False) as client:

@@ -14,7 +14,7 @@ from relay.store import Database, migrate
 from tests.support import parties
 from tests.support.deployment import Deployment, deployment, environment
 from tests.web.callers import Caller, caller
-from tests.web.visitors import PASSWORD, send
+from tests.web.dashboard.visitors import PASSWORD, send
 
 
 @dataclass
@@ -67,9 +67,12 @@ async def _working(new_database: NewDatabase, upstream: parties.Upstream) -> Asy
         yield running
 
 
+ANY_CHANNEL = {"SLACK_BOT_TOKEN": "xoxb-never-used", "RELAY_SLACK_CHANNELS": "*=*"}
+
+
 @pytest.fixture(scope="package")
 async def _idle(new_database: NewDatabase, upstream: parties.Upstream) -> AsyncIterator[Deployment]:
-    environ = environment(new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url, SLACK_BOT_TOKEN="xoxb-never-used")
+    environ = environment(new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url, **ANY_CHANNEL)
     async with deployment(environ, working=False) as running:
         yield running
 

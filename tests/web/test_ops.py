@@ -14,18 +14,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from relay import signing
-from relay.app import PRUNE_INTERVAL
+from relay.app import LOOK_EVERY
 from relay.cli import cli
-from relay.logs import MAX_LINE
-from relay.model import DeliveryState, Kind, State, Verdict
-from relay.scheduler import LATE, Scheduler
-from relay.settings import Settings
+from relay.model.delivery import DeliveryState, Verdict
+from relay.model.reading import Kind
+from relay.model.watch import State
+from relay.security import signing
+from relay.settings.options import Settings
 from relay.store import Database, migrate
+from relay.telemetry.logs import MAX_LINE
+from relay.web import ops
+from relay.worker.scheduler import LATE, Scheduler
+from relay.worker.upkeep import PRUNE_EVERY
 from tests.support import parties
 from tests.support.deployment import API_KEY, SECRET, Deployment, deployment, environment
 from tests.support.processes import Serve, serve
@@ -126,7 +132,7 @@ async def test_readyz_says_when_the_clock_stands_still(tmp_path: Path, monkeypat
         assert (await running.http.get("/healthz")).status_code == 200
 
 
-@pytest.mark.parametrize("interval", [1.0, PRUNE_INTERVAL])
+@pytest.mark.parametrize("interval", [1.0, PRUNE_EVERY])
 def test_a_job_is_late_when_its_interval_is_long_over(interval: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not while that lasts, however long it is."""
 
@@ -136,9 +142,9 @@ def test_a_job_is_late_when_its_interval_is_long_over(interval: float, monkeypat
     clock, now = Scheduler(), time.monotonic()
     assert clock.unwell() is None
     clock.add("job", tick, interval)
-    monkeypatch.setattr("relay.scheduler.time", SimpleNamespace(monotonic=lambda: now + interval + LATE - 5))
+    monkeypatch.setattr("relay.worker.scheduler.time", SimpleNamespace(monotonic=lambda: now + interval + LATE - 5))
     assert clock.unwell() is None
-    monkeypatch.setattr("relay.scheduler.time", SimpleNamespace(monotonic=lambda: now + interval + LATE + 5))
+    monkeypatch.setattr("relay.worker.scheduler.time", SimpleNamespace(monotonic=lambda: now + interval + LATE + 5))
     assert clock.unwell() == "the clock is not well: 'job' is 35 s late"
 
 
@@ -153,8 +159,31 @@ async def test_readyz_says_that_the_schema_is_behind(tmp_path: Path) -> None:
         # A newer release has migrated already, and this one still runs.
         db.run_here(lambda tx: tx.exec_driver_sql("INSERT INTO alembic_version VALUES ('9999_later')"))
         assert db.run_here(migrate.behind) is None
-        assert (await running.http.get("/readyz")).status_code == 200
+        await parties.until(lambda: is_ready(running))
         db.close()
+
+
+async def is_ready(running: Deployment) -> bool:
+    return (await running.http.get("/readyz")).status_code == 200
+
+
+async def test_readyz_costs_one_look_a_second_however_often_it_is_asked(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    unready = migrate.unready
+
+    def counted(tx: sa.Connection) -> str | None:
+        looks.append(time.monotonic())
+        return unready(tx)
+
+    monkeypatch.setattr(migrate, "unready", counted)
+    async with deployment(environment(database_url), working=False) as running:
+        started = time.monotonic()
+        answers = [await asyncio.gather(*(running.http.get("/readyz") for _ in range(20))) for _ in range(10)]
+        took = time.monotonic() - started
+    assert {answer.status_code for many in answers for answer in many} == {200}
+    assert len(looks) <= 1 + took / LOOK_EVERY
 
 
 # Metrics
@@ -187,6 +216,7 @@ CLOSED: dict[str, set[str]] = {
     "verdict": set(Verdict),
     "type": {"webhook", "slack"},
     "what": {"poll", "delivery"},
+    "loop": {"poll", "deliver", "edit", "erase", "clock"},
 }
 
 
@@ -263,6 +293,20 @@ def test_config_shows_each_value_and_where_it_is_from(tmp_path: Path) -> None:
     assert shown["RELAY_POLL_INTERVAL"] == ("0.5-2", "environment")
 
 
+def test_config_shows_of_providers_what_is_set_and_the_default(tmp_path: Path) -> None:
+    config = str(Path(__file__).parents[2] / "config")
+    (tmp_path / "key").write_text("sk-hidden", "utf-8")
+    given = {"KIE_VEO_BASE_URL": "https://u:hidden@kie.example", "RUNWAY_API_KEY_FILE": str(tmp_path / "key")}
+    rows = json.loads(effective("--json", RELAY_CONFIG=config, UNIFIED_VIDEO_API_KEY=None, **given))
+    options = {field.alias for field in Settings.model_fields.values()}
+    assert [tuple(row.values()) for row in rows if row["variable"] not in options] == [
+        ("KIE_VEO_BASE_URL", "https://********@kie.example", "environment"),
+        ("RUNWAY_API_KEY", "********", "RUNWAY_API_KEY_FILE"),
+        ("UNIFIED_VIDEO_BASE_URL", None, "default"),
+        ("UNIFIED_VIDEO_API_KEY", None, "default"),
+    ]
+
+
 def test_config_masks_every_secret(tmp_path: Path) -> None:
     for said in (effective(**HIDDEN), effective("--json", **HIDDEN)):
         assert "hidden" not in said
@@ -307,21 +351,17 @@ async def test_the_log_holds_no_secret_at_any_level(busy: Busy) -> None:
 
 
 def test_a_line_that_is_too_long_is_still_an_object(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a process of its own would be slow; logging is put back afterwards."""
+    """In a process of its own would be slow."""
     import structlog
 
-    from relay import logs
+    from relay.telemetry import logs
 
-    root = logging.getLogger()
-    kept = root.handlers[:], root.level
+    logs.set_up("info", "json")
     try:
-        logs.set_up("info", "json")
-        try:
-            raise RuntimeError("ü" * 5000 + "the end")
-        except RuntimeError:
-            structlog.stdlib.get_logger("test").exception("broke", task_id="t" * 30_000)
-    finally:
-        root.handlers[:], root.level = kept
+        raise RuntimeError("ü" * 5000 + "the end")
+    except RuntimeError:
+        structlog.stdlib.get_logger("test").exception("broke", task_id="t" * 30_000)
+    logging.getLogger().handlers[0].flush()
     (line,) = capsys.readouterr().out.splitlines()
     assert len(line.encode()) <= MAX_LINE
     read = json.loads(line)
@@ -346,3 +386,30 @@ def test_a_clock_that_is_stopped_while_it_fires_does_not_complain(caplog: pytest
     for _ in range(20):
         uvloop.run(stop_while_firing())
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_the_documentation_is_made_once_and_not_for_each_request(
+    api: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [(await api.http.get(path)).content for path in ("/docs", "/openapi.json", "/docs.css")]
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(ops._templates, "get_template", work)
+    monkeypatch.setattr(ops, "orjson", SimpleNamespace(dumps=work))
+    monkeypatch.setattr(ops, "Path", work)
+    assert [(await api.http.get(path)).content for path in ("/docs", "/openapi.json", "/docs.css")] == pages
+
+
+@pytest.mark.parametrize(("key", "warned"), [("rly_" + "x" * 19, True), ("rly_" + "x" * 20, False)])
+async def test_a_short_api_key_is_warned_of_at_the_start_without_its_value(
+    tmp_path: Path, key: str, warned: bool
+) -> None:
+    environ = environment(f"sqlite:///{tmp_path / 'relay.db'}", RELAY_API_KEY=key)
+    with capture_logs() as lines:
+        async with deployment(environ, working=False):
+            pass
+    said = [line for line in lines if "RELAY_API_KEY" in line["event"]]
+    assert [line["log_level"] for line in said] == ["warning"] * warned
+    assert all(key not in str(line) for line in said)

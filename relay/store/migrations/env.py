@@ -1,7 +1,8 @@
-"""What Alembic runs: the migrations, on the connection that `relay.store.migrate` hands over."""
+"""Alembic runs this: it applies the migrations on the connection that `relay.store.migrate` hands over."""
 
 from alembic import context
 
+from relay.store import shared_schema  # noqa: F401  its tables belong to the metadata
 from relay.store.schema import metadata
 
 context.configure(

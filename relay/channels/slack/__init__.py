@@ -1,0 +1,1 @@
+"""Slack: messages that live with their tasks, and incoming webhooks."""

@@ -1,0 +1,88 @@
+"""The commands for development: the demo, a receiver and the sandbox upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relay.cli.common import console, run_async
+from relay.security import signing
+
+if TYPE_CHECKING:
+    from relay.simulators.receiver import Received
+
+
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave everything up afterwards and print the URLs.")] = False,
+) -> None:
+    """Run the demo on this machine alone: register tasks, poll them, verify every event. It needs no configuration.
+
+    Example: relay demo --keep
+    """
+    from relay.cli.demo import run_demo
+
+    if not run_async(run_demo(console, keep=keep)):
+        raise typer.Exit(1)
+
+
+def listen_(
+    port: Annotated[int, typer.Option(help="Where to listen, on loopback.", min=0, max=65535)] = 9000,
+    secret: Annotated[str | None, typer.Option(help="The app's signing secret, whsec_….")] = None,
+) -> None:
+    """Run a receiver for development that verifies and prints each event.
+
+    Example: relay listen --port 9000 --secret whsec_…
+    """
+    from relay.simulators.receiver import create_receiver
+    from relay.web.server import listen, serving
+
+    if secret is not None:
+        try:
+            signing.key_of(secret)
+        except ValueError as error:
+            raise typer.BadParameter(f"--secret: {error}") from None
+
+    verdicts = {True: "verified", False: "NOT VERIFIED", None: "not verified: no --secret given"}
+
+    def show(received: Received) -> None:
+        verdict = verdicts[received.verified]
+        if received.problem:
+            verdict += f": {received.problem}"
+        console.print(f"{received.event.get('type', '(no event)')}  {received.message_id}  {verdict}")
+        # JSON may contain half a surrogate pair, which cannot be printed: encoding replaces it.
+        console.print_json(json.dumps(received.event, ensure_ascii=False).encode("utf-8", "replace").decode())
+
+    async def go() -> None:
+        listener = listen("127.0.0.1", port, "--port")
+        async with serving(create_receiver(secret, show), listener):
+            console.print(f"Listening on http://127.0.0.1:{listener.getsockname()[1]} (Ctrl+C ends it)")
+            if secret is None:
+                console.print("Give --secret whsec_… to verify signatures.")
+            await asyncio.Event().wait()
+
+    run_async(go())
+
+
+def sandbox(port: Annotated[int, typer.Option(help="Where to listen, on loopback.", min=0, max=65535)] = 9100) -> None:
+    """Run the sandbox upstream alone: it answers GET /v1/video/query for ids that say how they behave.
+
+    Example: relay sandbox --port 9100
+    """
+    from relay.simulators.upstream import behaviours, create_app
+    from relay.web.server import listen, serving
+
+    async def go() -> None:
+        listener = listen("127.0.0.1", port, "--port")
+        async with serving(create_app(), listener):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            console.print(f"The sandbox upstream is at {url} (Ctrl+C ends it). Ids and what they do:\n")
+            for name, does in behaviours().items():
+                console.print(f"  {name:<32} {does}")
+            query = f"{url}/v1/video/query?id=sandbox:complete-in-5s"
+            console.print(f"\nTry: curl -H 'Authorization: Bearer any' '{query}'", soft_wrap=True)
+            await asyncio.Event().wait()
+
+    run_async(go())

@@ -1,0 +1,51 @@
+"""The commands that run relay's processes: everything in one, or HTTP and work apart."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from relay.cli.common import run_async, settings_of_environment
+
+
+def _run(*roles: str) -> None:
+    # What is imported lives as long as the process. The collector would look through all of it again and again, which
+    # is a fifth of the start; frozen, it is not looked at later either.
+    gc.disable()
+    settings = settings_of_environment()
+
+    from relay.app import Role, run
+    from relay.telemetry.sentry import reporting_crashes
+
+    gc.freeze()
+    gc.enable()
+
+    combined = Role(0)
+    for role in roles:
+        combined |= Role[role]
+    with reporting_crashes(settings.sentry_dsn):
+        run_async(run(settings, os.environ, combined))
+
+
+def serve() -> None:
+    """Run HTTP, polling and delivery in one process.
+
+    Example: UNIFIED_VIDEO_BASE_URL=https://api.example UNIFIED_VIDEO_API_KEY=sk-… relay serve
+    """
+    _run("WEB", "WORK")
+
+
+def web() -> None:
+    """Run HTTP only. Any number of web processes share one PostgreSQL database with workers.
+
+    Example: DATABASE_URL=postgres://… relay web
+    """
+    _run("WEB")
+
+
+def worker() -> None:
+    """Run polling and delivery only.
+
+    Example: DATABASE_URL=postgres://… relay worker
+    """
+    _run("WORK")

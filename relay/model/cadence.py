@@ -1,0 +1,71 @@
+"""When to poll a task. The functions are pure, so that a test can check them with a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relay.model.reading import Reading
+from relay.model.times import Millis
+from relay.model.watch import Watch
+
+MAX_BACKOFF = 8
+"""The factor by which misses stretch the interval at most."""
+
+MAX_RETRY_AFTER = 3600.0
+"""The longest `Retry-After` of an upstream that relay obeys, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """How often an upstream is queried about a task. Times are in seconds.
+
+    Attributes:
+        first: from the registration to the first query. Queries are spread over the second half of this time, so that
+            a batch of registrations does not cause a burst.
+        steady: the interval in the end.
+        growth: the factor from one interval to the next, from `first` until `steady`.
+        floor: the shortest interval, jitter included.
+        jitter: the share of an interval, 0 to 1, that is taken off at random at most.
+    """
+
+    first: float = 5.0
+    steady: float = 15.0
+    growth: float = 1.25
+    floor: float = 1.0
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        seconds = (self.first, self.steady, self.floor)
+        if not all(0 <= s <= 86400 for s in seconds) or self.steady == 0:
+            raise ValueError("first, steady and floor must be 0 to 86400 seconds, steady more than 0")
+        if not (0 < self.growth <= 10 and 0 <= self.jitter <= 1):
+            raise ValueError("growth must be more than 0 and at most 10, jitter 0 to 1")
+
+
+def first_poll(cadence: Cadence, now: Millis, chance: float) -> Millis:
+    """Return when to query a task that is registered `now` for the first time.
+
+    Args:
+        chance: a random number in 0..1, which spreads the queries.
+    """
+    return now + round(cadence.first * (1 - chance / 2) * 1000)
+
+
+def next_poll(cadence: Cadence, watch: Watch, reading: Reading, asked_at: Millis, now: Millis, chance: float) -> Millis:
+    """Return when to query a task again after `reading`.
+
+    An interval begins when the query was sent, so that slow answers do not add to it. Misses stretch it, a wait that
+    the upstream asks for postpones its end, and nothing extends the deadline of the watch.
+
+    Args:
+        chance: a random number in 0..1 for the jitter.
+    """
+    # The exponent is limited, because growth ** 100_000 overflows. The steady interval is reached long before.
+    grown = cadence.first * cadence.growth ** float(min(watch.polls, 64))
+    interval = min(cadence.steady, grown) if cadence.growth > 1 else cadence.steady
+    interval = max(cadence.floor, interval * (1 - cadence.jitter * chance))
+    interval *= min(MAX_BACKOFF, 2.0 ** min(max(0, watch.misses - 1), 10))
+    due = max(now, asked_at + round(interval * 1000))
+    if reading.retry_after is not None:
+        due = max(due, now + round(min(reading.retry_after, MAX_RETRY_AFTER) * 1000))
+    return max(now, min(due, watch.expires_at))

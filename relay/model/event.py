@@ -1,0 +1,105 @@
+"""Events: what a target is sent, and their bodies as Standard Webhooks has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple, NotRequired
+
+import orjson
+from typing_extensions import TypedDict
+
+from relay.model.reading import TOO_LARGE, Problem, Result
+from relay.model.times import Millis, rfc3339
+from relay.model.watch import State
+
+MAX_EVENT_BYTES = 256 * 1024
+"""An event body longer than this leaves the upstream's answer out (contract §3)."""
+
+
+class EventType(StrEnum):
+    """What a target can be notified of."""
+
+    COMPLETED = "task.completed"
+    FAILED = "task.failed"
+    EXPIRED = "task.expired"
+    LOST = "task.lost"
+    PROGRESS = "task.progress"
+    TEST = "relay.test"
+
+
+TERMINAL_EVENTS = {
+    State.COMPLETED: EventType.COMPLETED,
+    State.FAILED: EventType.FAILED,
+    State.EXPIRED: EventType.EXPIRED,
+    State.LOST: EventType.LOST,
+}
+"""The event of each end. `cancelled` has none: the app stopped the watch itself."""
+
+
+class EventData(TypedDict):
+    """The `data` of every event about a task."""
+
+    watch_id: str
+    task_id: str
+    provider: str
+    state: str
+    progress: NotRequired[float | None]
+    result: Result | None
+    error: Problem | None
+    metadata: Any
+    upstream: NotRequired[Any]
+    upstream_omitted: NotRequired[str]
+    upstream_repaired: NotRequired[bool]
+
+
+class Upstream(NamedTuple):
+    """An upstream's answer, as events repeat it: strict JSON, as it came or `repaired`."""
+
+    body: bytes
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact to notify targets of: the same bytes to every target, on every attempt.
+
+    Attributes:
+        key: names the fact within its watch (`end`, `progress:3`), unique there.
+        at: when it became so.
+    """
+
+    type: EventType
+    key: str
+    at: Millis
+    body: bytes
+
+
+def event(kind: EventType, key: str, at: Millis, data: EventData, upstream: Upstream | None) -> Event:
+    """Return an event, the upstream's answer in it byte for byte unless that makes it too large or too deep."""
+    if upstream is None:
+        return Event(kind, key, at, event_body(kind, at, data))
+    body = b""
+    omitted = "too_large"
+    if upstream.body != TOO_LARGE and len(upstream.body) <= MAX_EVENT_BYTES:
+        repaired = {"upstream_repaired": True} if upstream.repaired else {}
+        body = event_body(kind, at, {**data, "upstream": orjson.Fragment(upstream.body), **repaired})
+        omitted = "too_large" if len(body) > MAX_EVENT_BYTES else "" if _is_readable(body) else "too_deep"
+    if omitted:
+        body = event_body(kind, at, {**data, "upstream_omitted": omitted})
+    return Event(kind, key, at, body)
+
+
+def _is_readable(body: bytes) -> bool:
+    """Return whether a receiver can parse it: an answer that is nested nearly too deep is so once it is embedded."""
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def event_body(kind: EventType, at: Millis, data: Mapping[str, Any]) -> bytes:
+    """Return the body of an event, as Standard Webhooks has it."""
+    return orjson.dumps({"type": kind, "timestamp": rfc3339(at), "data": data})

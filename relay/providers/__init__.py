@@ -1,0 +1,1 @@
+"""Declared upstreams: their files, one query, and how an answer is read."""

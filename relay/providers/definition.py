@@ -1,0 +1,330 @@
+"""Every table of a provider file, checked when the file is loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path as File
+from typing import Any, Literal, Self
+
+import httpx
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from relay.errors import ConfigError
+from relay.model.cadence import Cadence
+from relay.model.watch import NOUN, Caution
+from relay.outbound.lane import Limit
+from relay.providers.paths import TAGS, Path, Progress, Table, as_path
+from relay.settings.sources import from_environment, toml_of
+from relay.settings.types import MIB, Size, fits_in_a_header
+
+
+class ResultPaths(Table):
+    """`[read.result]`: `key_needed` says that the links open only with the provider's key."""
+
+    url: Path = Path(expressions=())
+    thumbnail_url: Path = Path(expressions=())
+    preview_url: Path = Path(expressions=())
+    width: Path = Path(expressions=())
+    height: Path = Path(expressions=())
+    enhanced_prompt: Path = Path(expressions=())
+    text: Path = Path(expressions=())
+    ref: Path = Path(expressions=())
+    key_needed: bool = False
+
+    _paths = field_validator("*", mode="before")(as_path)
+
+
+class ErrorPaths(Table):
+    """`[read.error]`"""
+
+    code: Path = Path(expressions=("error.code", "code"))
+    message: Path = Path(expressions=("error.message", "error", "message"))
+
+    _paths = field_validator("*", mode="before")(as_path)
+
+
+class Envelope(Table):
+    """`[read.envelope]`: under which members the answer proper may stand, and what its status is called there.
+
+    All other paths are tried in each of these places, too, and one of them may stand inside the other.
+    """
+
+    members: tuple[str, ...] = ()
+    status: Path = Path(expressions=())
+
+    _paths = field_validator("status", mode="before")(as_path)
+
+
+class Read(Table):
+    """`[read]`: where in an answer things are."""
+
+    status: Path
+    progress: Progress = Path(expressions=())
+    wait: Path = Path(expressions=())
+    model: Path = Path(expressions=())
+    keep: Path = Path(expressions=())
+    envelope: Envelope = Envelope()
+    result: ResultPaths = ResultPaths()
+    error: ErrorPaths = ErrorPaths()
+
+    _paths = field_validator("status", "progress", "wait", "model", "keep", mode="before")(as_path)
+
+
+class Statuses(Table):
+    """`[statuses]`: which statuses mean what, compared without case.
+
+    `http` has those of HTTP that say how a task stands, where the answer itself has no status.
+    """
+
+    pending: tuple[str, ...] = ()
+    completed: tuple[str, ...] = Field(min_length=1)
+    failed: tuple[str, ...] = ()
+    unknown_task: tuple[str, ...] = ()
+    http: dict[int, Literal["pending", "completed", "failed"]] = Field({})
+
+    @field_validator("pending", "completed", "failed", "unknown_task")
+    @classmethod
+    def _lower(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(value.lower() for value in values)
+
+    @property
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """Return the statuses of each meaning."""
+        return self.model_dump(exclude={"http"})
+
+    def model_post_init(self, _context: Any) -> None:
+        seen: set[str] = set()
+        for status in (status for group in self.lists.values() for status in group):
+            if status in seen:
+                raise ValueError(f"the status '{status}' stands in two places")
+            seen.add(status)
+        if any(not (200 <= code < 300 or _speaks_of_a_task(code)) for code in self.http):
+            raise ValueError(f"http: must be statuses from 200 to 299, or {OF_A_TASK}")
+        if any(code >= 400 and kind == "completed" for code, kind in self.http.items()):
+            raise ValueError("http: a status from 400 to 499 is no success")
+
+
+OF_A_TASK = "from 400 to 499 that speak of a task: not 401, 402, 403, 408 or 429"
+
+
+def _speaks_of_a_task(code: int) -> bool:
+    return 400 <= code < 500 and code not in (401, 402, 403, 408, 429)
+
+
+class Errors(Table):
+    """`[errors]`: which HTTP errors say something about a task, or about the key."""
+
+    unknown_task_http: tuple[int, ...] = ()
+    unknown_task_codes: tuple[str, ...] = ()
+    task_names: tuple[str, ...] = ()
+    gateway_codes: tuple[str, ...] = ()
+    quota_codes: tuple[str, ...] = ()
+    limited_codes: tuple[str, ...] = ()
+    fine_codes: tuple[str, ...] = ()
+
+    @field_validator("unknown_task_http")
+    @classmethod
+    def _of_a_task(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(map(_speaks_of_a_task, values)):
+            raise ValueError(f"must be statuses {OF_A_TASK}")
+        return values
+
+
+SANDBOX = "sandbox:"
+"""The `base_url` of the upstream that relay plays itself."""
+
+
+_OF_A_URL = ("{task_id}", "{task_path}")
+
+
+_PLACEHOLDERS = {"path": _OF_A_URL, "query": _OF_A_URL, "headers": ("{key}",)}  # JSON may have braces: GraphQL's
+
+
+MAX_ANSWER = 16 * MIB
+"""Bytes of an answer that are read unless the file says otherwise."""
+
+
+class RequestTable(Table):
+    """`[request]`: what one query looks like.
+
+    `{task_id}` stands for the id, percent-encoded in path and query; `{task_path}` for an id that is itself a path;
+    `{key}` for the API key. A header that needs a key is left out when there is none. Names and values of `query` are
+    plain text, `path` is sent as it is written.
+    """
+
+    base_url: str = ""
+    method: Literal["GET", "POST"] = "GET"
+    path: str = Field(pattern=r"^/[!-~]*$")
+    query: dict[str, str] = Field({})
+    headers: dict[str, str] = Field({})
+    json_body: dict[str, Any] | None = Field(None, alias="json")
+    timeout: float = Field(20.0, gt=0, le=40)  # a claim's lease is longer
+    max_bytes: Size = Field(MAX_ANSWER, ge=1024, le=32 * MIB)  # twice that, coded and decoded, has room under way
+
+    @field_validator("base_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        try:
+            url = httpx.URL(value)
+        except httpx.InvalidURL:
+            url = httpx.URL("")
+        extra = url.userinfo or url.query or url.fragment
+        whole = url.scheme in ("https", "http") and url.host and (url.port or 0) < 65536
+        plain = whole and not extra and value.split() == [value]
+        if value not in ("", SANDBOX) and not plain:
+            raise ValueError("must be an address with https:// or http:// and a host, without query and password")
+        return value.rstrip("/")
+
+    @field_validator("path", "query", "headers")
+    @classmethod
+    def _known_placeholders(cls, template: Any, info: ValidationInfo) -> Any:
+        allowed = _PLACEHOLDERS[str(info.field_name)]
+        for text in _texts(template):
+            if unknown := re.search(r"\{\w+\}?", re.sub("|".join(map(re.escape, allowed)), "", text)):
+                raise ValueError(f"'{unknown[0]}' is no placeholder; {' and '.join(allowed)} can stand here")
+        return template
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+                raise ValueError("a name must be letters, digits and hyphens, without spaces")
+            if not fits_in_a_header(value):
+                raise ValueError(f"the value of '{name}' must be printable ASCII, in one line")
+        return headers
+
+    @model_validator(mode="after")
+    def _path_stands_once(self) -> Self:
+        base, path = ([part.lower() for part in text.split("/")[1:]] for text in (self.base_path, self.path))
+        doubled = next((n for n in range(len(base), 0, -1) if base[-n:] == path[:n]), 0)
+        if doubled:
+            ending = "/" + "/".join(path[:doubled])
+            raise ValueError(
+                f"{self.base_url} ends in '{ending}', with which the path '{self.path}' begins: "
+                f"leave it out, {self.base_url[: -len(ending)]}"
+            )
+        return self
+
+    @property
+    def carries_key(self) -> bool:
+        """Return whether a query carries the API key."""
+        return any("{key}" in value for value in self.headers.values())
+
+    @property
+    def base_path(self) -> str:
+        """Return the path of `base_url`, empty if it has none."""
+        return httpx.URL(self.base_url).path.rstrip("/")
+
+    @model_validator(mode="after")
+    def _asks_about_a_task(self) -> Self:
+        in_url = any(placeholder in text for text in _texts([self.path, self.query]) for placeholder in _OF_A_URL)
+        if not in_url and not any("{task_id}" in text for text in _texts(self.json_body)):
+            raise ValueError("needs {task_id} or {task_path} in 'path' or 'query', or {task_id} in 'json'")
+        return self
+
+    @model_validator(mode="after")
+    def _no_body_with_get(self) -> Self:
+        if self.method == "GET" and self.json_body is not None:
+            raise ValueError("'json' needs method = \"POST\": no body is sent with GET")
+        return self
+
+
+class Definition(Table):
+    """A file of `config/providers/`, checked. Every table is described in docs/add-a-provider.md.
+
+    Attributes:
+        own_address: whether the file itself has an address, for which `NAME_BASE_URL` may be another.
+    """
+
+    own_address: bool = False
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    title: str = ""
+    noun: str = Field(NOUN, min_length=1, max_length=40)
+    request: RequestTable
+    read: Read
+    statuses: Statuses
+    errors: Errors = Errors()
+    caution: Caution = Caution()
+    cadence: Cadence = Cadence()
+    budget: Limit = Limit()
+
+    @property
+    def needs_key(self) -> bool:
+        """Return whether no query is answered without an API key.
+
+        A file without an address is for gateways that people run themselves, some of which need none.
+        """
+        return self.own_address and self.request.carries_key
+
+
+def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Definition:
+    """Return the definition in `file`, its `extends` resolved, its address from `NAME_BASE_URL` where that is set.
+
+    Raises:
+        ConfigError: one line with the file and the table, or the variable, and what is wrong.
+    """
+    raw = _raw(file)
+    name = file.stem
+    own_address = bool(isinstance(request := raw.get("request"), dict) and request.get("base_url"))
+    base_url = from_environment(variable(name, "BASE_URL"), environ)
+    if base_url:
+        raw = _merged(raw, {"request": {"base_url": base_url}})
+    try:
+        return Definition.model_validate({**raw, "name": name, "own_address": own_address})
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = first["msg"].removeprefix("Value error, ")
+        if base_url and why.startswith(base_url.rstrip("/")):
+            raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}") from None
+        if base_url and first["loc"] == ("request", "base_url"):
+            # What is no address may be a key that was pasted here, and an address may hold one.
+            read = f", not {base_url!r}" if re.fullmatch(r"\w+://[^@?]*", base_url) else ""
+            raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}{read}") from None
+        where = ".".join(str(part) for part in first["loc"] if part not in TAGS)
+        raise ConfigError(f"{file}: {where}: {why}") from None
+
+
+def _raw(file: File, below: tuple[File, ...] = ()) -> dict[str, Any]:
+    raw = toml_of(file)
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    other = file.parent / f"{parent}.toml"
+    if other.parent != file.parent:
+        raise ConfigError(f"{file}: extends: '{parent}' is not the name of a file beside this one")
+    if other in (file, *below):
+        raise ConfigError(f"{file}: extends: '{parent}' extends this file in turn")
+    return _merged(_raw(other, (file, *below)), raw)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
+
+
+def variable(name: str, what: Literal["BASE_URL", "API_KEY"]) -> str:
+    """Return the environment variable of a provider, `UNIFIED_VIDEO_BASE_URL` for `unified-video`."""
+    return f"{name.upper().replace('-', '_')}_{what}"
+
+
+def variables(name: str) -> Iterator[str]:
+    """Yield every environment variable that a provider may have."""
+    whats: tuple[Literal["BASE_URL", "API_KEY"], ...] = ("BASE_URL", "API_KEY")
+    for what in whats:
+        yield variable(name, what)
+        yield f"{variable(name, what)}_FILE"
+
+
+def _texts(template: Any) -> Iterator[str]:
+    """Yield every text of a template, names of tables and headers aside."""
+    if isinstance(template, str):
+        yield template
+    elif isinstance(template, dict | list):
+        for part in template.values() if isinstance(template, dict) else template:
+            yield from _texts(part)

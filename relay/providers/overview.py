@@ -1,0 +1,62 @@
+"""What people want to know of a provider before they use it: `relay providers show` and docs/providers.md say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path as File
+
+from relay.model.cadence import Cadence
+from relay.outbound.lane import Limit
+from relay.providers.definition import SANDBOX, Definition, RequestTable, variable
+from relay.providers.paths import Path, Table
+
+
+def head_comment(file: File) -> str:
+    """Return the comment that a provider file begins with, without its marks: what it watches, and what to know."""
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text("utf-8").splitlines())
+    return "\n".join(line.removeprefix("#").strip() for line in lines)
+
+
+def key_variable(definition: Definition) -> str | None:
+    """Return the variable of the API key; None where no query carries one."""
+    request = definition.request
+    is_needed = request.carries_key and request.base_url != SANDBOX
+    return variable(definition.name, "API_KEY") if is_needed else None
+
+
+def to_set(definition: Definition) -> list[str]:
+    """Return the variables that have to be set before the provider can be asked: its address and its key."""
+    address = None if definition.request.base_url else variable(definition.name, "BASE_URL")
+    return [name for name in (address, key_variable(definition)) if name]
+
+
+def query_line(request: RequestTable) -> str:
+    """Write what one query asks: the method, and the URL as the file has it."""
+    query = "&".join(f"{name}={value}" for name, value in request.query.items())
+    return f"{request.method} {request.base_url}{request.path}" + (f"?{query}" if query else "")
+
+
+def interval(cadence: Cadence) -> str:
+    """Write how often a task is asked about: after how long at first, and how often in the end."""
+    if cadence.first == cadence.steady:
+        return f"{cadence.steady:g} s"
+    return f"{cadence.first:g} s, in the end {cadence.steady:g} s"
+
+
+def limits(budget: Limit) -> str:
+    """Write how much the provider is asked at once."""
+    rate = "" if budget.per_second is None else f", {budget.per_second:g} a second"
+    return f"{budget.concurrency} at once{rate}"
+
+
+def sources(table: Table, below: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield what is read of an answer, such as `result.url`, and the expressions that find it, in their order."""
+    for name in type(table).model_fields:
+        value = getattr(table, name)
+        if isinstance(value, Path) and value.expressions:
+            yield f"{below}{name}", list(value.expressions)
+        elif isinstance(value, float):
+            yield f"{below}{name}", [f"{value:g}"]
+        elif isinstance(value, Table) and not isinstance(value, Path):
+            yield from sources(value, f"{below}{name}.")

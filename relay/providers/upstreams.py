@@ -1,0 +1,155 @@
+"""Every upstream that this deployment can ask, each through its lane: for the poller and the mirror alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from relay.model.reading import Kind, Reading
+from relay.model.times import Millis
+from relay.model.watch import NOUN
+from relay.outbound.callers import Caller, CallKind
+from relay.outbound.descriptors import NoRoom
+from relay.outbound.lanes import Lanes
+from relay.outbound.shares import on_behalf_of
+from relay.providers.document import Answer
+from relay.providers.files import ProviderFiles
+from relay.providers.provider import Provider
+from relay.providers.routing import Routing
+
+MAX_UNDER_WAY = 500
+"""Queries under way at once in one process, whomever they ask."""
+
+MAX_WAITING = 300
+"""Of these, how many may wait for a place in one lane.
+
+A fast lane has work while the next claims are on their way from the database, and leaves room for the other lanes.
+"""
+
+
+ROOM_RETRY = 1.0
+"""Seconds until the next try where relay itself had no connection to spare."""
+
+
+NO_READING = Reading(Kind.NOT_ANSWERED)
+"""What a query is to its lane until it has been read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What one query came to.
+
+    Attributes:
+        asked_at: when it was sent, after any wait for a place in its lane.
+        reading: how the answer was read.
+        answer: the answer as it came; None where none came.
+    """
+
+    asked_at: Millis
+    reading: Reading
+    answer: Answer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The lane has no place at the moment: ask again after `wait` seconds."""
+
+    wait: float
+
+
+class Upstreams(Mapping[str, Provider]):
+    """All providers by name, and how much each is asked at once.
+
+    Args:
+        providers: the providers by name, parsed when they are first used.
+        clock: milliseconds since the epoch.
+
+    Attributes:
+        lanes: one for each (host, key).
+    """
+
+    def __init__(self, providers: ProviderFiles, clock: Callable[[], Millis]) -> None:
+        self._providers = providers
+        self._clock = clock
+        self.lanes = Lanes(MAX_UNDER_WAY, MAX_WAITING, between_apps=True)
+        self._shared: dict[tuple[str, str, str | None], asyncio.Task[Query | Busy]] = {}
+        self._routing = Routing()
+
+    def __getitem__(self, name: str) -> Provider:
+        return self._providers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._providers)
+
+    def __len__(self) -> int:
+        return len(self._providers)
+
+    async def readable(self) -> list[Provider]:
+        """Return every provider whose file is right, by name."""
+        return await asyncio.to_thread(self._providers.readable)
+
+    def missing(self, name: str) -> str:
+        """Return why there is no provider of this name, in words for an app."""
+        return self._providers.missing(name)
+
+    def refusal(self, name: str) -> str:
+        """Return what to tell an app that asked for a provider that there is not, and where it finds the right name."""
+        names = list(self)
+        if name in names:
+            return self.missing(name)
+        written = name.lower().replace("_", "-")  # no closer look: a batch may name a thousand that there are not
+        hint = f"did you mean '{written}'?" if written in names else "GET /v1/providers lists what is"
+        return f"{self.missing(name)}; {hint}"
+
+    def noun_of(self, name: str) -> str:
+        """Return what a task of a provider is to people, such as "Transcription"; `NOUN` if there is no such file."""
+        provider = self._providers.get(name)
+        return provider.definition.noun if provider else NOUN
+
+    async def query(self, provider: Provider, task_id: str, key: str | None, caller: Caller) -> Query | Busy:
+        """Ask a provider once about a task, in its turn. What the upstream does is a reading, never an exception.
+
+        Args:
+            provider: a configured one.
+            key: the watch's own API key; None for the deployment's.
+            caller: whose turn it is.
+        """
+        lane = provider.lane(key)
+        if wait := await self.lanes.enter(lane, provider.definition.budget, caller):
+            return Busy(wait)
+        asked_at = self._clock()
+        started = time.monotonic()
+        reading = NO_READING
+        try:
+            with on_behalf_of(provider.host, caller.app):
+                reading, answer = await provider.query(task_id, key, asked_at)
+        except NoRoom:
+            return Busy(ROOM_RETRY)
+        finally:
+            done = time.monotonic()
+            refused = reading.limited
+            self.lanes.done(lane, caller, done - started, done, refused=refused, retry_after=reading.retry_after)
+        self._routing.heard(provider.name, task_id, reading, f"check {provider.base_url_variable}")
+        return Query(asked_at, reading, answer)
+
+    async def mirrored_query(self, provider: Provider, task_id: str, key: str | None, app: str) -> Query | Busy:
+        """Ask as `query` does, for the mirror, which has a share of the lane and does not wait.
+
+        Callers that ask the same at once share one query, even if one of them leaves. For one that was refused, each
+        asks for itself: it may have been an app's share that was used up.
+        """
+        asked = (provider.name, task_id, key)
+        while task := self._shared.get(asked):
+            query = await asyncio.shield(task)
+            if isinstance(query, Query):
+                return query
+        asking = self.query(provider, task_id, key, Caller(CallKind.MIRROR, app))
+        task = self._shared[asked] = asyncio.create_task(asking)
+        task.add_done_callback(lambda _: self._shared.pop(asked, None))
+        return await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Ask nothing more, and send callers that wait for a place away at once."""
+        self.lanes.close()

@@ -1,0 +1,301 @@
+"""The queries of the dashboard. They see the rows of all apps, because the dashboard belongs to the operator.
+
+Each reads a limited number of rows through an index, because an open page runs them again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from relay.errors import NotFound
+from relay.model.delivery import DeliveryState
+from relay.model.times import Millis
+from relay.model.watch import State
+from relay.store import deliveries as replay
+from relay.store import outbox, polling
+from relay.store import watches as watches_
+from relay.store.outbox import SINGLE_ATTEMPT
+from relay.store.schema import AnyRow, apps, deliveries, lags, usage, watches
+
+WINDOW = 1000
+"""Rows that are searched for what has no index of its own."""
+
+COUNTED = 10_000
+"""Rows that are counted for a page."""
+
+LAG = ("count", "sum", "most")
+"""The figures about the detection lags in a slice of time."""
+
+MAX_DELIVERIES = 50
+"""Deliveries of one watch that its page shows; the newest ones."""
+
+LONG_PENDING: Millis = 300_000
+"""The age from which a delivery that is still being tried needs attention."""
+
+_card = (
+    watches.c.id,
+    watches.c.task_id,
+    watches.c.provider,
+    watches.c.state,
+    watches.c.upstream_status,
+    watches.c.progress,
+    watches.c.estimated_end,
+    watches.c.result,
+    watches.c.error,
+    watches.c.misses,
+    watches.c.last_poll_at,
+    watches.c.next_poll_at,
+    watches.c.lease,
+    watches.c.expires_at,
+    watches.c.created_at,
+    watches.c.ended_at,
+    apps.c.name.label("app"),
+)
+
+
+def _literal(state: State | DeliveryState) -> sa.ColumnElement[str]:
+    """Write a state into the text of the query. A partial index is used only if the query names its state."""
+    return sa.literal_column(f"'{state.value}'", sa.Text)
+
+
+def _cards(chosen: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(*_card).join(apps, apps.c.id == watches.c.app_id).where(watches.c.id.in_(chosen))
+
+
+def in_flight(tx: sa.Connection, most: int) -> list[AnyRow]:
+    """Return watches that are still watching, newest first.
+
+    When there are more than `most`, these are the newest ones, and then those that are polled next.
+    """
+    c = watches.c
+    newest = sa.select(c.id, c.state).order_by(c.id.desc()).limit(WINDOW).subquery()
+    watching = sa.select(newest.c.id).where(newest.c.state == State.WATCHING).order_by(newest.c.id.desc()).limit(most)
+    chosen = list(tx.execute(watching).scalars())
+    if len(chosen) < most:
+        polled_next = sa.select(c.id).where(c.next_poll_at.is_not(None)).order_by(c.next_poll_at).limit(most)
+        chosen = list(dict.fromkeys([*chosen, *tx.execute(polled_next).scalars()]))[:most]
+    return list(tx.execute(_cards(chosen).order_by(c.id.desc())))
+
+
+def ended(tx: sa.Connection, most: int) -> list[AnyRow]:
+    """Return watches that have ended, the latest end first."""
+    c = watches.c
+    last = sa.select(c.id).where(c.ended_at.is_not(None)).order_by(c.ended_at.desc()).limit(most)
+    return list(tx.execute(_cards(list(tx.execute(last).scalars())).order_by(c.ended_at.desc(), c.id.desc())))
+
+
+def needing_attention(tx: sa.Connection, now: Millis, most: int) -> list[AnyRow]:
+    """Return deliveries that need the operator's attention: first dead ones, then held ones, then long pending ones."""
+    queries = (_dead(most), _held(most), _long_pending(now, most))
+    chosen = [delivery_id for query in queries for delivery_id in tx.execute(query).scalars()][:most]
+    rows = {row.id: row for row in tx.execute(_delivery_rows(chosen))}
+    return [rows[delivery_id] for delivery_id in dict.fromkeys(chosen) if delivery_id in rows]
+
+
+def _dead(most: int) -> sa.Select[str]:
+    c = deliveries.c
+    dead = sa.select(c.id).where(c.state == _literal(DeliveryState.DEAD), c.event_type.not_in(SINGLE_ATTEMPT))
+    return dead.order_by(c.settled_at.desc()).limit(most)
+
+
+def _held(most: int) -> sa.Select[str]:
+    c = deliveries.c
+    return sa.select(c.id).where(c.state == _literal(DeliveryState.HELD)).order_by(c.place).limit(most)
+
+
+def _long_pending(now: Millis, most: int) -> sa.Select[str]:
+    c = deliveries.c
+    pending = sa.select(c.id, c.created_at, c.attempts, c.event_type).where(c.next_attempt_at.is_not(None))
+    due_first = pending.order_by(c.next_attempt_at).limit(WINDOW).subquery().c
+    return (
+        sa.select(due_first.id)
+        .where(due_first.created_at <= now - LONG_PENDING, due_first.attempts > 0)
+        .where(due_first.event_type.not_in(SINGLE_ATTEMPT))
+        .order_by(due_first.created_at)
+        .limit(most)
+    )
+
+
+def _delivery_rows(chosen: Sequence[str]) -> sa.Select[Any]:
+    c = deliveries.c
+    return (
+        sa.select(
+            c.id,
+            c.state,
+            c.reason,
+            c.event_type,
+            c.host,
+            c.attempts,
+            c.next_attempt_at,
+            c.lease,
+            c.created_at,
+            c.settled_at,
+            c.watch_id,
+            watches.c.task_id,
+            watches.c.provider,
+            apps.c.name.label("app"),
+        )
+        .join(watches, watches.c.id == c.watch_id)
+        .join(apps, apps.c.id == c.app_id)
+        .where(c.id.in_(chosen))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The counts at the top of the pages.
+
+    Attributes:
+        watching: watches under way.
+        in_flight: by provider: how many are watching, of how many of them the last answers told nothing, and of how
+            many that was a router's 404. Of very many watches, those that are polled next.
+        dead, held: deliveries, counted up to `COUNTED`.
+    """
+
+    watching: int
+    in_flight: dict[str, tuple[int, int, int]]
+    dead: int
+    held: int
+
+
+def counts(tx: sa.Connection) -> Counts:
+    """Count what is under way and what is stuck, through partial indexes, and up to `COUNTED`."""
+    w, d = watches.c, deliveries.c
+    watching = tx.execute(sa.select(sa.func.sum(usage.c.watching))).scalar()
+    unrouted = sa.and_(w.misses > 0, w.error.like('{"code":"http_404",%'))
+    columns = w.provider, w.misses, sa.case((unrouted, 1), else_=0).label("unrouted")
+    polled_next = sa.select(*columns).where(w.next_poll_at.is_not(None)).order_by(w.next_poll_at).limit(COUNTED)
+    first = polled_next.subquery().c
+    silent = sa.func.sum(sa.case((first.misses > 0, 1), else_=0))
+    query = sa.select(first.provider, sa.func.count(), silent, sa.func.sum(first.unrouted)).group_by(first.provider)
+    in_flight = {provider: (count, int(misses), int(lost)) for provider, count, misses, lost in tx.execute(query)}
+    in_state = []
+    for state in (DeliveryState.DEAD, DeliveryState.HELD):
+        some = sa.select(d.id).where(d.state == _literal(state)).limit(COUNTED).subquery()
+        in_state.append(tx.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+    return Counts(int(watching or 0), in_flight, *in_state)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """How many watches and deliveries ended in each state, by slice of time and state.
+
+    Attributes:
+        lags: has figures in place of states: the `count` of ends, and `sum` and `most` of their detection lags.
+    """
+
+    ends: dict[tuple[int, str], int]
+    settled: dict[tuple[int, str], int]
+    lags: dict[tuple[int, str], int]
+
+
+def past(tx: sa.Connection, since: Millis, slice_: Millis) -> Past:
+    """Count ends and settled deliveries since a time, by slice. The number of a slice is its time // `slice_`."""
+    # A literal, because PostgreSQL must see that the selected expression is the one to group by.
+    divisor = sa.literal_column(str(slice_), sa.BigInteger)
+
+    def by_slice(
+        at: sa.Column[int], state: sa.Column[str], *more: sa.ColumnElement[bool]
+    ) -> dict[tuple[int, str], int]:
+        number = at // divisor
+        query = sa.select(number, state, sa.func.count()).where(at >= since, *more).group_by(number, state)
+        return {(int(number), state): int(count) for number, state, count in tx.execute(query)}
+
+    number = lags.c.at // divisor
+    ms = lags.c.unseen_ms
+    lag_query = sa.select(number, sa.func.count(), sa.func.sum(ms), sa.func.max(ms)).where(lags.c.at >= since)
+    lags_by_slice: dict[tuple[int, str], int] = {}
+    for slice_number, *figures in tx.execute(lag_query.group_by(number)):
+        lags_by_slice |= {(int(slice_number), name): int(figure) for name, figure in zip(LAG, figures, strict=True)}
+    retried = deliveries.c.event_type.not_in(SINGLE_ATTEMPT)
+    return Past(
+        ends=by_slice(watches.c.ended_at, watches.c.state),
+        settled=by_slice(deliveries.c.settled_at, deliveries.c.state, retried),
+        lags=lags_by_slice,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHistory:
+    """Everything that is stored about one watch.
+
+    Attributes:
+        app: the name of its app.
+        answer: the upstream's last answer.
+    """
+
+    app: str
+    watch: watches_.StoredWatch
+    history: list[AnyRow]
+    deliveries: list[replay.StoredDelivery]
+    answer: bytes | None
+
+
+def watch_history(tx: sa.Connection, watch_id: str) -> WatchHistory:
+    """Return a watch of any app with its changes and its deliveries, oldest first.
+
+    Raises:
+        NotFound: there is no watch of that id.
+    """
+    watch = watches_.read_many(tx, [watch_id]).get(watch_id)
+    if watch is None:
+        raise NotFound(f"there is no watch '{watch_id[:64]}'")
+    app_id = watch.row.app_id
+    upstream = polling.answer(tx, watch_id)
+    return WatchHistory(
+        tx.execute(sa.select(apps.c.name).where(apps.c.id == app_id)).scalar_one(),
+        watch,
+        watches_.history(tx, watch_id),
+        replay.newest(tx, app_id, MAX_DELIVERIES, watch_id=watch_id)[::-1],
+        upstream and upstream.body,
+    )
+
+
+def owner(tx: sa.Connection, delivery_id: str) -> tuple[str, str]:
+    """Return the ids of the app and the watch that a delivery belongs to.
+
+    Raises:
+        NotFound: there is no delivery of that id.
+    """
+    query = sa.select(deliveries.c.app_id, deliveries.c.watch_id).where(deliveries.c.id == delivery_id)
+    row = tx.execute(query).first()
+    if row is None:
+        raise NotFound(f"there is no delivery '{delivery_id[:64]}'")
+    return row.app_id, row.watch_id
+
+
+def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) -> list[AnyRow]:
+    """Return the watches of a task id, newest first; or the watch of a watch id, a delivery id or a `webhook-id`.
+
+    Args:
+        providers: the declared providers, because the index of task ids begins with the provider.
+    """
+    w = watches.c
+    d = deliveries.c
+    by_id = {
+        "wch": sa.select(w.id).where(w.id == text),
+        "dlv": sa.select(d.watch_id).where(d.id == text),
+        "evt": sa.select(d.watch_id).where(d.webhook_id == text),
+    }
+    chosen: list[str] = []
+    if (query := by_id.get(text.partition("_")[0])) is not None:
+        chosen = list(tx.execute(query).scalars())
+    if not chosen:
+        of_task = sa.and_(w.app_id.in_(sa.select(apps.c.id)), w.provider.in_(providers), w.task_id == text)
+        not_cancelled = sa.select(w.id).where(of_task, w.state != _literal(State.CANCELLED))
+        cancelled = sa.select(w.id).where(w.task_id == text, w.state == _literal(State.CANCELLED))
+        # Of the first there are few. In the order of an index, PostgreSQL might walk all watches to find them.
+        for query_of_task in (not_cancelled.order_by(w.id.concat("").desc()), cancelled.order_by(w.id.desc())):
+            chosen += tx.execute(query_of_task.limit(most)).scalars()
+    return list(tx.execute(_cards(chosen).order_by(w.id.desc()).limit(most)))
+
+
+def overdue(tx: sa.Connection, now: Millis) -> tuple[float, float]:
+    """Return for how many seconds the oldest due poll and the oldest due delivery have been due; 0 if none is."""
+    oldest = (polling.next_due(tx), outbox.next_due(tx))
+    polls, sends = (0.0 if due is None else max(0.0, (now - due) / 1000) for due in oldest)
+    return polls, sends

@@ -1,0 +1,155 @@
+"""The query endpoint, mirrored (contract §5): a program that polls an upstream today can poll relay instead.
+
+A watched task is answered with what relay already knows, byte for byte as the upstream said it. Any other id is asked
+for through the rate budget, and callers who ask for the same one at the same time share one query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from relay.errors import Invalid, TooManyRequests, UpstreamUnavailable
+from relay.model.task_ids import WRITTEN
+from relay.providers.document import Answer
+from relay.providers.provider import Provider
+from relay.providers.upstreams import Busy
+from relay.security.vault import upstream_key_owner
+from relay.store import apps, polling
+from relay.store.polling import LastAnswer
+from relay.web.api.openapi.spec import LIMITED, errors, headers_of, json_of, query
+from relay.web.api.operations import ApiHandler, Operations
+from relay.web.api.schemas import TaskId
+from relay.web.context import Context
+
+operations: Operations[ApiHandler] = Operations("Providers")
+
+TASK_ID = TypeAdapter[str](TaskId)
+
+UNTRUSTED = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+"""Headers of an answer that may be anyone's page, for the case that a browser shows it."""
+
+PASSED_ON = ("content-type", "retry-after")
+"""Headers of the upstream that reach the caller."""
+
+PIECE = 64 * 1024
+"""Bytes of a large answer that are sent at a time: the next piece waits until the caller has taken most of this one."""
+
+
+@operations.add(
+    "GET /v1/video/query",
+    "The query endpoint, mirrored",
+    "The upstream's own answer about a task, byte for byte. Of a watched task it is the last one that "
+    "relay has heard (`Age`, `Relay-Watch`), without a call of its own; that the task is unknown only as "
+    "long as nothing else was said of it. Any other id is asked for through the rate budget: relay's own "
+    "queries go first, and beyond the mirror's share of it, or the app's, the answer is 429. An upstream's "
+    "error comes with its own status.",
+    {
+        "200": {
+            "description": "What the upstream said.",
+            "headers": headers_of(*LIMITED, "Age", "Relay-Watch"),
+            "content": json_of({}),
+        },
+        "default": {"description": "An error of the upstream, as it came."},
+        **errors(422, 502),
+    },
+    (
+        {
+            **query(
+                "id",
+                "The task's id, without the blanks around it; no part between slashes or backslashes is '.' or '..'.",
+                type="string",
+                minLength=1,
+                maxLength=512,
+                pattern=WRITTEN,
+            ),
+            "required": True,
+        },
+    ),
+)
+async def query_video(context: Context, request: Request, app: apps.App) -> Response:
+    """Answer as the upstream answers about a task: `GET /v1/video/query?id=`."""
+    task_id = _task_id(request)
+    known = await context.db.read(polling.last_answer, app.id, task_id, context.settings.provider)
+    headers = {} if known is None else {"Relay-Watch": known.watch_id}
+    if known is not None and known.body and known.holds:
+        headers["Age"] = str(max(0, context.clock() - known.at) // 1000)
+        return Response(known.body, known.status, headers, media_type="application/json")
+    name = context.settings.provider if known is None else known.provider
+    key = _key(context, app, task_id, known)
+    answer = await _asked(context, app, _provider(context, name), task_id, key)
+    return _passed_on(answer, headers)
+
+
+def _passed_on(answer: Answer, known: Mapping[str, str]) -> Response:
+    """Return an answer as a response of relay's.
+
+    Raises:
+        UpstreamUnavailable: it cannot be passed on.
+    """
+    if answer.truncated:
+        raise UpstreamUnavailable("the upstream's answer is larger than relay passes on")
+    if answer.status >= 600:  # https://www.rfc-editor.org/rfc/rfc9110#section-15
+        raise UpstreamUnavailable(f"the upstream answered {answer.status}, which is no status of HTTP")
+    headers = {**known, "Age": "0", "content-type": "application/json"} | UNTRUSTED
+    # What is not ASCII has no one meaning in a header, and would not go out.
+    headers |= {name: value for name in PASSED_ON if (value := answer.headers.get(name)) and value.isascii()}
+    if answer.unread:
+        headers["content-encoding"] = answer.unread  # the caller may be able to read it
+    if len(answer.body) <= PIECE:
+        return Response(answer.body, answer.status, headers)
+    headers["content-length"] = str(len(answer.body))
+    return StreamingResponse(_pieces(answer), answer.status, headers)
+
+
+async def _pieces(answer: Answer) -> AsyncIterator[bytes]:
+    """Send a large answer piece by piece. Its memory stays reserved until the caller has taken it."""
+    for start in range(0, len(answer.body), PIECE):
+        yield answer.body[start : start + PIECE]
+
+
+def _task_id(request: Request) -> str:
+    """Return the id that is asked about, which becomes part of the upstream's address.
+
+    Raises:
+        Invalid: it could not be registered.
+    """
+    try:
+        return TASK_ID.validate_python(request.query_params.get("id", ""))
+    except ValidationError:
+        example = "such as ?id=task_01k6x15vhrff09dkkqjrzwhm60"
+        raise Invalid.at("/id", f"must be the id of a task, {example}; no part of it is '.' or '..'") from None
+
+
+def _provider(context: Context, name: str) -> Provider:
+    """Return the provider to ask."""
+    provider = context.upstreams.get(name)
+    if provider is None:
+        raise UpstreamUnavailable(context.upstreams.missing(name))
+    if not provider.configured:
+        raise UpstreamUnavailable(f"'{name}' cannot be asked by this deployment: {provider.remedy}")
+    return provider
+
+
+def _key(context: Context, app: apps.App, task_id: str, known: LastAnswer | None) -> str | None:
+    """Return the upstream key of the app's watch of a task; None for the deployment's."""
+    if known is None or known.upstream_key is None:
+        return None
+    owner = upstream_key_owner(app.id, known.provider, task_id)
+    return context.vault.open(known.upstream_key, owner).decode()
+
+
+async def _asked(context: Context, app: apps.App, provider: Provider, task_id: str, key: str | None) -> Answer:
+    """Ask the upstream about a task; return its answer."""
+    if provider.lacks_key(key):
+        raise UpstreamUnavailable(provider.key_remedy)
+    asked = await context.upstreams.mirrored_query(provider, task_id, key, app.id)
+    if isinstance(asked, Busy):
+        raise TooManyRequests(f"{provider.host} is asked as much as the mirror may ask it", retry_after=asked.wait)
+    if asked.answer is None:
+        error = asked.reading.error
+        raise UpstreamUnavailable(error["message"] if error else f"no answer from {provider.host}")
+    return asked.answer

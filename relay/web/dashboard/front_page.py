@@ -1,0 +1,122 @@
+"""The front page: what is under way, what has ended, what needs a look, and how the upstreams do."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from relay.model.times import Millis
+from relay.model.watch import State
+from relay.store import reports
+from relay.store.schema import AnyRow
+from relay.web.context import Context
+from relay.web.dashboard import charts, rendering
+from relay.web.dashboard.last_day import DayCounter, LastDay, total
+from relay.web.dashboard.upstream_health import health
+
+TOKEN = secrets.token_hex(16)
+"""Stands for a form's token in the HTML that all open pages share.
+
+It is random, so that no one outside can know it and plant it in what the page shows.
+"""
+
+ADDRESS = secrets.token_hex(16)
+"""Stands for the address at which a reader reaches this deployment, in the same way."""
+
+IN_FLIGHT = 50
+ENDED = 15
+ATTENTION = 20
+"""Rows of each list."""
+
+FIGURES_EVERY = 5.0
+"""Seconds for which the counts are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A watch that has ended, with its result and its error."""
+
+    row: AnyRow
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The counts, made every few seconds."""
+
+    counts: reports.Counts
+    day: LastDay
+
+
+class FrontPage:
+    """Reads and renders the front page, once for all who look at it.
+
+    Args:
+        context: of the deployment.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._day = DayCounter(context.db)
+        self._figures: tuple[float, Figures] | None = None
+
+    async def read(self) -> str:
+        """Return the contents of the page as they are now: HTML with `TOKEN` and `ADDRESS` in it."""
+        now = self._context.clock()
+        rows = await self._context.db.read(_rows, now)
+        figures = await self._counted(now)
+        day = figures.day
+        upstreams = await health(self._context.upstreams, figures.counts)
+        return rendering.render(
+            "front_body.html",
+            token=TOKEN,
+            now=now,
+            in_flight=rows.in_flight,
+            ended=[_ended(row) for row in rows.ended],
+            attention=rows.attention,
+            counts=figures.counts,
+            watching=figures.counts.watching,
+            ends=total(day.ends, *State),
+            completed=total(day.ends, State.COMPLETED),
+            success=day.success,
+            health=upstreams,
+            asked=any(upstream.kinds for upstream in upstreams),
+            charts=[charts.ends(day), charts.lag(day), charts.settled(day)],
+            sandbox="sandbox" in self._context.upstreams,
+            url=ADDRESS,
+        )
+
+    async def _counted(self, now: Millis) -> Figures:
+        if self._figures is None or time.monotonic() - self._figures[0] > FIGURES_EVERY:
+            counts = await self._context.db.read(reports.counts)
+            self._figures = (time.monotonic(), Figures(counts, await self._day.read(now)))
+        return self._figures[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The lists of the front page."""
+
+    in_flight: list[AnyRow]
+    ended: list[AnyRow]
+    attention: list[AnyRow]
+
+
+def _rows(tx: sa.Connection, now: Millis) -> Rows:
+    return Rows(
+        reports.in_flight(tx, IN_FLIGHT),
+        reports.ended(tx, ENDED),
+        reports.needing_attention(tx, now, ATTENTION),
+    )
+
+
+def _ended(row: AnyRow) -> Ended:
+    result = None if row.result is None else orjson.loads(row.result)
+    error = None if row.error is None else orjson.loads(row.error)
+    return Ended(row, result, error)

@@ -1,0 +1,350 @@
+"""The dashboard: pages for the operator, who sees every app's watches and can do what their apps can.
+
+Reading works without JavaScript. With it, an open page learns from `/live` that something changed, asks for itself
+again, and takes over what is new (htmx and idiomorph), so that nothing jumps and nothing that is open closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+import orjson
+import structlog
+from markupsafe import Markup, escape
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from relay.errors import Invalid, NotFound, RelayError, StoreUnavailable
+from relay.model.delivery import Verdict
+from relay.model.task_ids import trimmed
+from relay.settings.options import Settings
+from relay.store import reports, watches
+from relay.store.watches import StoredWatch
+from relay.web.bodies import read_body
+from relay.web.context import Context
+from relay.web.dashboard import rendering
+from relay.web.dashboard.front_page import ADDRESS, TOKEN, FrontPage
+from relay.web.dashboard.sessions import LIFETIME, Generation, Session, Sessions
+from relay.web.dashboard.shared_read import SharedRead
+from relay.web.dashboard.timeline import timeline
+from relay.web.errors import on_relay_error
+from relay.web.request_id import request_id_of
+from relay.web.sse import BEGIN, COMMENT, HEARTBEAT, event_stream
+
+log = structlog.stdlib.get_logger(__name__)
+
+MAX_FORM = 16 * 1024
+"""Bytes of a form."""
+
+REST = 1.0
+"""Seconds between two calls of a page to look again. The front page is not read more often from the database either."""
+
+RECENT = 2.0
+"""Seconds that the front page may be old when it is opened."""
+
+MATCHES = 50
+"""Watches that a search shows."""
+
+TEST_TEXT = "This is a test event of relay, sent from its dashboard. Its signature is a real one."
+
+CHANGED = b"event: changed\ndata: now\n\n"
+"""Tells a page to look again."""
+
+Form = dict[str, str]
+PageHandler = Callable[["Dashboard", Request, Session], Awaitable[Response]]
+
+
+class Dashboard:
+    """The pages of one deployment.
+
+    Args:
+        context: of the deployment.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._sessions = Sessions(context.settings, context.vault)
+        self._generation = Generation(context.db)
+        self._front = SharedRead(FrontPage(context).read, REST)
+
+    # Pages
+
+    async def front(self, request: Request, session: Session) -> Response:
+        """Show the front page: `GET /`, and `POST /` for its buttons."""
+        form = await self._form(request, session)
+        notice = None if form is None else await self._retry(form.get("delivery", ""))
+        fresh = form is not None or "hx-request" in request.headers
+        html = await self._front.get(0.0 if fresh else RECENT, at_once=form is not None)
+        html = html.replace(TOKEN, self._sessions.token(session))
+        html = html.replace(ADDRESS, escape(_address(request, self._context.settings)))
+        return self._page(request, session, "front.html", notice, body=Markup(html))  # noqa: S704 - a template made it
+
+    async def watch(self, request: Request, session: Session) -> Response:
+        """Show a watch: `GET /watches/{id}`, and `POST` for its buttons."""
+        watch_id = _id(request.path_params["id"])
+        form = await self._form(request, session)
+        notice = None if form is None else await self._press(watch_id, form)
+        story = await self._context.db.read(reports.watch_history, watch_id)
+        row = story.watch.row
+        return self._page(
+            request,
+            session,
+            "watch.html",
+            notice,
+            story=story,
+            watch=row,
+            result=None if row.result is None else orjson.loads(row.result),
+            error=None if row.error is None else orjson.loads(row.error),
+            provider=self._context.upstreams.get(row.provider),
+            targets=[(target, self._context.targets.title(target)) for target in story.watch.targets],
+            items=timeline(story),
+            most_deliveries=reports.MAX_DELIVERIES,
+            now=self._context.clock(),
+        )
+
+    async def search(self, request: Request, session: Session) -> Response:
+        """Find watches by task id or by an id of relay: `GET /search?q=`. Lead to the watch if there is only one."""
+        text = trimmed(request.query_params.get("q", "").replace("\0", ""))[:512]
+        matches = []
+        if text:
+            matches = await self._context.db.read(reports.search, text, list(self._context.upstreams), MATCHES)
+        if len(matches) == 1:
+            return RedirectResponse(f"/watches/{matches[0].id}", 303)
+        return self._page(request, session, "search.html", None, text=text, matches=matches, now=self._context.clock())
+
+    # Buttons
+
+    async def _press(self, watch_id: str, form: Form) -> str:
+        """Do what a button of a watch's page says; return what came of it."""
+        match form.get("do"):
+            case "retry":
+                return await self._retry(form.get("delivery", ""))
+            case "stop":
+                return await self._stop(watch_id)
+            case "test":
+                return await self._test(watch_id, form.get("target", ""))
+        raise Invalid("there is no such button")
+
+    async def _retry(self, delivery_id: str) -> str:
+        app_id, watch_id = await self._context.db.read(reports.owner, _id(delivery_id))
+        delivery = await self._context.actions.send_again(app_id, delivery_id)
+        log.info("sent again by the operator", delivery_id=delivery_id, watch_id=watch_id)
+        return f"Sending {delivery.row.event_type} to {delivery.row.host} again."
+
+    async def _stop(self, watch_id: str) -> str:
+        watch = await self._stored(watch_id)
+        if not await self._context.actions.stop(watch.row.app_id, watch_id):
+            return f"It had ended already: {(await self._stored(watch_id)).row.state}."
+        log.info("stopped by the operator", watch_id=watch_id)
+        return "Stopped watching; no target is notified of how the task ends."
+
+    async def _test(self, watch_id: str, target_id: str) -> str:
+        watch = await self._stored(watch_id)
+        target = next((target for target in watch.targets if target.id == target_id), None)
+        if target is None:
+            raise NotFound(f"there is no target '{target_id[:64]}' of this watch")
+        _, attempt = await self._context.actions.test(watch.row.app_id, target, TEST_TEXT)
+        outcome = attempt.outcome
+        took = rendering.span(attempt.latency_ms)
+        if outcome.verdict is Verdict.DELIVERED:
+            return f"The test event arrived: {outcome.status or 'taken'} in {took}."
+        return f"The test event did not arrive: {outcome.note or outcome.error} ({took})."
+
+    async def _stored(self, watch_id: str) -> StoredWatch:
+        """Return a watch of any app."""
+        watch = (await self._context.db.read(watches.read_many, [watch_id])).get(watch_id)
+        if watch is None:
+            raise NotFound(f"there is no watch '{watch_id[:64]}'")
+        return watch
+
+    # Open pages
+
+    async def live(self, request: Request, session: Session) -> Response:
+        """Tell an open page, at most about once a second, that something is new: `GET /live`; `?watch=` for one."""
+        watch_id = request.query_params.get("watch")
+        calls = self._calls(session, None if watch_id is None else _id(watch_id))
+        return event_stream(request, calls, self._context.streams, "operator")
+
+    async def _calls(self, session: Session, watch_id: str | None) -> AsyncIterator[bytes]:
+        seconds_left = (session.until - self._context.clock()) / 1000 if session.known else LIFETIME
+        until = time.monotonic() + seconds_left
+        yield BEGIN + CHANGED  # what changed between the page and this stream is not missed
+        with self._looking(watch_id) as changed:
+            while not self._context.feed.closed and time.monotonic() < until:
+                await asyncio.sleep(REST)
+                yield CHANGED if await changed() else COMMENT
+                with contextlib.suppress(StoreUnavailable):
+                    if await self._generation.ended(session):
+                        return
+
+    @contextlib.contextmanager
+    def _looking(self, watch_id: str | None) -> Iterator[Callable[[], Awaitable[bool]]]:
+        """Yield a function that waits for a change of one watch, or of any; it returns False if there was none."""
+        if watch_id is None:
+            with self._context.feed.any() as event:
+
+                async def any_changed() -> bool:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(HEARTBEAT):
+                            await event.wait()
+                    changed = event.is_set()
+                    event.clear()
+                    return changed
+
+                yield any_changed
+        else:
+            with self._context.feed.follow(watch_id) as follower:
+
+                async def it_changed() -> bool:
+                    return await follower.next(HEARTBEAT) is not None
+
+                yield it_changed
+
+    # Logging in and out
+
+    async def login(self, request: Request, session: Session) -> Response:
+        """Ask for the password, and take it: `GET /login`, `POST /login`."""
+        to = request.query_params.get("to", "/")
+        to = to if re.fullmatch(r"/(watches/\w+|search\?q=[^\s\\]*)?", to) else "/"
+        form = await self._form(request, session)
+        if not self._sessions.wants_login or (session.known and form is None):
+            return RedirectResponse(to, 303)
+        if form is None:
+            return self._login_page(session, to, wrong=False)
+        if not self._sessions.log_in(request, form.get("password", "")):
+            return self._login_page(session, to, wrong=True)
+        generation = await self._generation.current()
+        response = RedirectResponse(to, 303)
+        self._sessions.give(response, self._sessions.new(self._context.clock(), known=True, generation=generation))
+        self._sessions.know(request, response)
+        return response
+
+    def _login_page(self, session: Session, to: str, *, wrong: bool) -> Response:
+        html = rendering.render("login.html", token=self._sessions.token(session), wrong=wrong, to=to, operator=False)
+        return rendering.page(html, 401 if wrong else 200)
+
+    async def logout(self, request: Request, session: Session) -> Response:
+        """End the session, wherever its cookie is, and every other one: `POST /logout`."""
+        await self._form(request, session)
+        if session.known:
+            await self._generation.end()
+        response = RedirectResponse("/login" if self._sessions.wants_login else "/", 303)
+        self._sessions.take(response)
+        return response
+
+    # What all pages have in common
+
+    async def handle(self, handler: PageHandler, request: Request, *, public: bool) -> Response:
+        """Call a handler for a visitor who may see its page; lead others to the login. An error is a page too.
+
+        Args:
+            public: the page is for visitors who have not logged in.
+        """
+        now = self._context.clock()
+        returning = self._sessions.read(request, now)
+        session = returning or self._sessions.new(now, known=False)
+        try:
+            if returning is not None and await self._generation.ended(returning):
+                returning, session = None, self._sessions.new(now, known=False)
+            if not self._sessions.may_see(request, session) and not public:
+                return _to_login(request)
+            response = await handler(self, request, session)
+        except RelayError as error:
+            if request.url.path == "/live":
+                return await on_relay_error(request, error)
+            response = _error_page(request, error)
+        if returning is None and "set-cookie" not in response.headers:
+            self._sessions.give(response, session)
+        return response
+
+    def _page(self, request: Request, session: Session, template: str, notice: str | None, **content: Any) -> Response:
+        html = rendering.render(
+            template,
+            path=request.url.path,
+            notice=notice,
+            token=self._sessions.token(session),
+            operator=True,
+            open_here=not self._sessions.wants_login,
+            **content,
+        )
+        return rendering.page(html)
+
+    async def _form(self, request: Request, session: Session) -> Form | None:
+        """Return what was sent with a button; None for a page that is only read.
+
+        Raises:
+            Forbidden: it was not sent from one of our pages.
+        """
+        if request.method != "POST":
+            return None
+        body = await read_body(request, MAX_FORM)
+        form = {name: fields[-1] for name, fields in parse_qs(body.decode("utf-8", "replace")).items()}
+        self._sessions.check(request, session, form.get("token", ""))
+        return form
+
+
+def _error_page(request: Request, error: RelayError) -> Response:
+    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    html = rendering.render("error.html", error=error, request_id=request_id_of(request), operator=False)
+    return rendering.page(html, error.status, headers)
+
+
+def _to_login(request: Request) -> Response:
+    to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    login = "/login" if to == "/" else f"/login?to={quote(to)}"
+    if "hx-request" in request.headers or request.url.path == "/live":
+        return Response(status_code=401, headers={"HX-Redirect": login})
+    return RedirectResponse(login, 303)
+
+
+def _address(request: Request, settings: Settings) -> str:
+    """Return the address at which this reader reaches this deployment."""
+    host = request.headers.get("host", "")
+    if settings.base_url or not re.fullmatch(r"[\w.:\[\]-]{1,255}", host, re.ASCII):
+        return settings.public_url
+    behind_tls = settings.deployed or request.headers.get("x-forwarded-proto") == "https"
+    return f"{'https' if behind_tls else 'http'}://{host}"
+
+
+def _id(text: str) -> str:
+    """Return an id from a request, if it can be one."""
+    if not re.fullmatch(r"\w{1,64}", text):
+        raise NotFound("there is no such thing")
+    return text
+
+
+ROUTES: tuple[tuple[str, list[str], PageHandler], ...] = (
+    ("/", ["GET", "POST"], Dashboard.front),
+    ("/watches/{id}", ["GET", "POST"], Dashboard.watch),
+    ("/search", ["GET"], Dashboard.search),
+    ("/live", ["GET"], Dashboard.live),
+    ("/login", ["GET", "POST"], Dashboard.login),
+    ("/logout", ["POST"], Dashboard.logout),
+)
+
+
+def routes(context: Context) -> list[Route]:
+    """Return the routes of the dashboard's pages and of their static files."""
+    dashboard = Dashboard(context)
+
+    def endpoint(handler: PageHandler, *, public: bool) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            return await dashboard.handle(handler, request, public=public)
+
+        return handle
+
+    return [
+        *(
+            Route(path, endpoint(handler, public=path == "/login"), methods=methods)
+            for path, methods, handler in ROUTES
+        ),
+        Route("/static/{version}/{name:path}", rendering.static),
+    ]

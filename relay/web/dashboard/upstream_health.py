@@ -1,0 +1,95 @@
+"""How well the upstreams answer: what this process has seen of them, and what the database knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relay.model.reading import Kind
+from relay.providers.provider import Provider
+from relay.providers.routing import MANY
+from relay.providers.upstreams import Upstreams
+from relay.store.reports import Counts
+from relay.telemetry import metrics
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHealth:
+    """How well one upstream answers.
+
+    Attributes:
+        in_flight, silent, unrouted: watches under way, how many of them had no usable answer lately, and how many had a
+            router's 404. From the database.
+        kinds: answers by kind; this and what follows since this process started, and about this process alone.
+        half, most: seconds within which half, and 95 %, of the ends were noticed; None if none was.
+        asking, paused: queries under way, and for how many seconds the upstream is left alone.
+    """
+
+    provider: Provider
+    in_flight: int
+    silent: int
+    unrouted: int
+    kinds: Mapping[str, int]
+    half: float | None
+    most: float | None
+    asking: int
+    paused: float
+
+    @property
+    def misdirected(self) -> bool:
+        """Return whether the address looks wrong: as many tasks as that are not all unknown to the upstream."""
+        return self.unrouted >= MANY
+
+
+async def health(upstreams: Upstreams, counts: Counts) -> list[UpstreamHealth]:
+    """Return how well each upstream answers; those with most under way first."""
+    answers = _answers()
+    healths = [_health(provider, upstreams, counts, answers) for provider in await upstreams.readable()]
+    return sorted(healths, key=lambda of: (not of.provider.configured, -of.in_flight, of.provider.name))
+
+
+def _health(
+    provider: Provider, upstreams: Upstreams, counts: Counts, answers: Mapping[tuple[str, str], int]
+) -> UpstreamHealth:
+    in_flight, silent, unrouted = counts.in_flight.get(provider.name, (0, 0, 0))
+    lanes = upstreams.lanes.lanes_at(provider.host)
+    lags = _lags(provider.name)
+    now = time.monotonic()
+    return UpstreamHealth(
+        provider=provider,
+        in_flight=in_flight,
+        silent=silent,
+        unrouted=unrouted,
+        kinds={kind: count for kind in Kind if (count := answers.get((provider.name, kind)))},
+        half=_within(lags, 0.5),
+        most=_within(lags, 0.95),
+        asking=sum(lane.held for lane in lanes),
+        paused=max((lane.pause.until - now for lane in lanes if lane.pause.until > now), default=0.0),
+    )
+
+
+def _answers() -> dict[tuple[str, str], int]:
+    """Return how many answers of each kind came, by provider and kind."""
+    return {
+        (sample.labels["provider"], sample.labels["kind"]): int(sample.value)
+        for metric in metrics.POLLS.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+
+
+def _lags(provider: str) -> list[tuple[float, int]]:
+    """Return the histogram of the detection lag: (at most so many seconds, how many ends), the last without a bound."""
+    return [
+        (float(sample.labels["le"]), int(sample.value))
+        for metric in metrics.DETECTION_LAG.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_bucket") and sample.labels["provider"] == provider
+    ]
+
+
+def _within(lags: list[tuple[float, int]], part: float) -> float | None:
+    """Return the bound within which that part of all lags is."""
+    wanted = lags[-1][1] * part if lags else 0
+    return next((bound for bound, count in lags if count >= wanted), None) if wanted else None

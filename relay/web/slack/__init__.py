@@ -1,0 +1,1 @@
+"""Slack's two routes: commands, and buttons below messages."""

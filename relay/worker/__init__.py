@@ -1,0 +1,1 @@
+"""What `relay worker` runs: the clock, the loops that claim due rows, and upkeep."""

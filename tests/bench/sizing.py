@@ -72,12 +72,12 @@ def postgresql(folder: Path) -> Iterator[str]:
         server.cleanup()
 
 
-async def register(http: httpx.AsyncClient, count: int) -> None:
+async def register(http: httpx.AsyncClient, count: int, name: str = "task") -> None:
     """As an app would, a thousand at a time."""
     target = {"type": "webhook", "url": "https://app.example/hook"}
     for start in range(0, count, 1000):
         numbers = range(start, min(count, start + 1000))
-        body = {"watches": [{"task_id": f"task_{number}", "targets": [target]} for number in numbers]}
+        body = {"watches": [{"task_id": f"{name}_{number}", "targets": [target]} for number in numbers]}
         answer = await http.post("/v1/watches/batch", json=body, timeout=120)
         assert answer.status_code == 200, answer.text
 

@@ -119,7 +119,7 @@ async def measure(options: Options) -> Report:
         report.limited, report.edits = slack.limited, len(edits)
         report.posts = len(calls(slack, "chat.postMessage"))
         report.fullest_minute = max((sum(at <= one < at + 60 for one in edits) for at in edits), default=0)
-        unfinished = [m["text"] for m in slack.messages(RENDERS) if "Render finished" not in m["text"]]
+        unfinished = [m["text"] for m in slack.messages(RENDERS) if "Video finished" not in m["text"]]
         assert not unfinished, unfinished
     report.took = time.monotonic() - started
     return report

@@ -1,4 +1,4 @@
-"""Makes docs/slack.png: each kind of message in a channel of the stand-in, by a real relay.
+"""Makes docs/slack.png: each kind of message in a channel of the simulator, by a real relay.
 
 `python -m tests.bench.slack_page`. Look at it afterwards: somebody who has never seen relay should understand each
 message in three seconds.
@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay.standin import Slack
+from relay.simulators.slack import SimulatedSlack
 from relay.store import Database, migrate
 from relay.web.server import listen, serving
 from tests.support import parties
@@ -92,7 +92,7 @@ SCENES: dict[str, tuple[Answer, dict[str, Any]]] = {
 }
 
 
-async def play(folder: Path, slack: Slack, upstream: parties.Upstream, relay: Deployment) -> None:
+async def play(folder: Path, slack: SimulatedSlack, upstream: parties.Upstream, relay: Deployment) -> None:
     """Has every kind of message posted."""
     del folder
     async with parties.receiver() as receiver:
@@ -120,9 +120,9 @@ async def play(folder: Path, slack: Slack, upstream: parties.Upstream, relay: De
                 "65%",
                 "position 4",
                 "content filter",
-                "could not be told",
+                "could not be notified",
                 "not finished",
-                "Render lost",
+                "Video lost",
                 "No longer",
             )
             return all(word in texts for word in wanted) and len(roots(slack)) == len(SCENES) + 1
@@ -130,10 +130,14 @@ async def play(folder: Path, slack: Slack, upstream: parties.Upstream, relay: De
         await until(shown)
         command = slack.slash_command(RENDERS, "/relay", "list")
         await slack.command(f"{relay.url}/slack/commands", SIGNING_SECRET, command)
-        await relay.relay.context.errands.drain()
+
+        async def answered() -> bool:
+            return bool(slack.ephemeral(RENDERS))
+
+        await until(answered)
 
 
-async def picture(slack: Slack, file: Path, height: int) -> None:
+async def picture(slack: SimulatedSlack, file: Path, height: int) -> None:
     """A picture of the page."""
     browser = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     options = ("--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size=900,{height}")

@@ -1,6 +1,6 @@
 """What open event streams cost: memory each, and how much later polls and deliveries are, against the same run without.
 
-`python -m tests.bench.streams [--streams 1000] [--changes 50] [--seconds 15]`
+`python -m tests.bench.streams [--streams 100] [--changes 50] [--seconds 15]`
 
 relay runs in a process of its own (SQLite, `relay serve`); this one plays the upstream, the receiver and the streams'
 readers. Watches change at the given rate, and some end every second. The lag is from the answer that says so to the
@@ -101,7 +101,7 @@ def told(name: str, figures: list[float]) -> str:
 async def main() -> None:
     """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--changes", type=float, default=50)
     parser.add_argument("--seconds", type=float, default=15)
     given = parser.parse_args()

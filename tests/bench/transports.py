@@ -18,10 +18,13 @@ import aiohttp
 import httpx
 import uvloop
 
-from relay.dialling import Dialler, Origin
-from relay.guard import Guard
-from relay.outbound import Transport, tls_context
-from relay.wire import Wire
+from relay.outbound.bulkheads import Bulkhead
+from relay.outbound.connections import Connections
+from relay.outbound.connector import Connector, Origin
+from relay.outbound.lookups import Lookups
+from relay.outbound.reservations import Reservations
+from relay.outbound.transport import Transport, tls_context
+from relay.security.guard import Guard
 from tests.bench import upstream
 
 Poll = Callable[[str], Awaitable[bytes]]
@@ -60,11 +63,11 @@ async def wire_alone(origin: str, concurrency: int) -> AsyncIterator[Poll]:
     url = httpx.URL(origin)
     there = Origin(False, url.host, url.port or 80)
     head = "".join(f"\r\n{name}: {value}" for name, value in {"host": url.netloc.decode(), **HEADERS}.items())
-    wire = Wire(Dialler(LOOPBACK, tls_context()))
+    wire = Connections(Connector(LOOPBACK, tls_context(), Lookups("bench", 4)), Reservations(), Bulkhead())
 
     async def poll(task: str) -> bytes:
         request = f"GET {PATH}?id={task} HTTP/1.1{head}\r\n\r\n".encode()
-        return (await wire.exchange(there, request, 65536, repeatable=True)).body
+        return (await wire.exchange(there, request, 65536, reuse=True)).body
 
     yield poll
     wire.close()
@@ -72,16 +75,11 @@ async def wire_alone(origin: str, concurrency: int) -> AsyncIterator[Poll]:
 
 @asynccontextmanager
 async def transport(origin: str, concurrency: int) -> AsyncIterator[Poll]:
-    url = httpx.URL(origin)
-    # `stream=` spares httpx the building of headers, so that they hold the Host from the start.
-    headers = httpx.Headers([("host", url.netloc.decode()), *HEADERS.items()])
-    empty = httpx.ByteStream(b"")
     async with our_transport() as ours:
+        prepared = ours.prepare(httpx.Request("GET", origin, headers=HEADERS))
 
         async def poll(task: str) -> bytes:
-            target = f"{PATH}?id={task}".encode()
-            request = httpx.Request("GET", url, headers=headers, stream=empty, extensions={"target": target})
-            return (await ours.handle_async_request(request)).content
+            return (await ours.exchange(prepared, f"{PATH}?id={task}".encode())).body
 
         yield poll
 
@@ -149,7 +147,7 @@ async def pyreqwest_own(origin: str, concurrency: int) -> AsyncIterator[Poll]:
 CANDIDATES: dict[str, Candidate] = {
     "aiohttp, bare loop": bare_aiohttp,
     "our wire, without httpx's types": wire_alone,
-    "our transport, called directly": transport,
+    "our transport, a prepared request": transport,
     "our transport, a URL parsed per poll": transport_with_url,
     "httpx-aiohttp through client.get": httpx_aiohttp,
     "httpx, its own transport": httpx_default,

@@ -5,14 +5,11 @@ request than find the end of the head and write one ready-made answer, so that t
 """
 
 import asyncio
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
-import uvloop
+from tests.bench import child
 
 BODY = (Path(__file__).parent / "pending.json").read_bytes()
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -30,24 +27,9 @@ class Pending(asyncio.Protocol):
         self.transport.write(ANSWER * len(heads))
 
 
-@contextmanager
-def running() -> Iterator[int]:
-    """Run the upstream in a subprocess for the length of the block, and give its port on 127.0.0.1."""
-    child = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout is not None
-        yield int(child.stdout.readline())
-    finally:
-        child.terminate()
-        child.communicate()
-
-
-async def serve() -> None:
-    # The backlog holds a burst of 1,000 connections: a dropped SYN would be measured as a second of waiting.
-    server = await asyncio.get_running_loop().create_server(Pending, "127.0.0.1", 0, backlog=4096)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+running = partial(child.running, "tests.bench.upstream")
+"""Runs the upstream in a process of its own for the length of the block, and gives its port on 127.0.0.1."""
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    child.main(lambda: child.listening(Pending))

@@ -129,9 +129,14 @@ async def raised_once(house: House, point: Point, kind: str, nth: int) -> str | 
 
 def cases(points: list[Point], long: bool) -> list[tuple[Point, str, int]]:
     """Each function with each kind of fault at its first calls; in short, with one of them, by turns."""
-    if long:
-        return list(itertools.product(points, KINDS, (1, 2, 3)))
-    return [(point, kind, nth) for point, kind, nth in zip(points, itertools.cycle(KINDS), itertools.cycle((1, 2)))]
+    every = itertools.product(points, KINDS, (1, 2, 3))
+    by_turns = zip(points, itertools.cycle(KINDS), itertools.cycle((1, 2)))
+    return [case for case in (every if long else by_turns) if not is_answer(*case[:2])]
+
+
+def is_answer(point: Point, kind: str) -> bool:
+    """Whether this is no fault, but how a mapping says that it holds no such name."""
+    return point.name.endswith(".__getitem__") and kind == "KeyError"
 
 
 @pytest.mark.parametrize(

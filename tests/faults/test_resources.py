@@ -108,6 +108,7 @@ async def test_a_machine_at_its_limits_loses_nothing_and_goes_on_afterwards(
         for number in range(TASKS):
             answer = await register(process, number, receiver)
             assert answer.status_code == 201, answer.text
+        await until(lambda: all_asked(upstream))  # over connections that are kept, so that tasks end while it lasts
         asked = sum(map(len, upstream.asked.values()))
         with shortage(process, database):
             upstream.default = done()
@@ -145,6 +146,10 @@ async def register(process: Serve, number: int, receiver: Receiver) -> httpx.Res
     url = receiver.url.replace("127.0.0.1", f"receiver-{number}.example")
     target = {"type": "webhook", "url": f"{url}/{number}"}
     return await process.http.post("/v1/watches", json={"task_id": f"task-{number}", "targets": [target]})
+
+
+async def all_asked(upstream: Upstream) -> bool:
+    return len(upstream.asked) == TASKS
 
 
 async def has_trouble(process: Serve) -> bool:

@@ -322,7 +322,7 @@ async def test_nothing_is_endless(relay: Deployment) -> None:
         await asyncio.gather(*(attack(name, *what) for name, what in ENDLESS.items()))
     assert left == []
     for name in ("a path", "a header", "headers"):  # where the line was not cut before the answer was read
-        assert answers[name] == b"" or b" 431 " in answers[name]
+        assert answers[name] == b"" or b" 431 " in answers[name] or b" 408 " in answers[name]
 
 
 async def test_a_head_of_32_kib_is_enough(relay: Deployment) -> None:

@@ -30,6 +30,8 @@ from tests.support import rows
 from tests.support.rows import NOW
 from tests.support.statements import statements_seen
 
+pytestmark = pytest.mark.timeout(600)  # a slow machine needs minutes to make the rows
+
 ROWS = 300_000
 BIG = ("watches", "targets", "deliveries", "messages")
 MOST = 2_000

@@ -268,7 +268,7 @@ async def test_a_body_of_very_many_fields_is_judged_quickly_and_answered_briefly
     for body in ("{" + ",".join(fields) + "}", "{" + ",".join([*fields, fields[-1]]) + "}"):
         started = time.monotonic()
         response = await api.http.post("/v1/watches", content=body, headers=JSON)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30, "what grows with the square of the fields takes minutes"
         assert response.status_code in (400, 422)
         assert len(response.content) < 64 * 1024
 

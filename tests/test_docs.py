@@ -39,14 +39,11 @@ from relay.model.reading import Kind
 from relay.model.watch import Caution, State
 from relay.outbound.lane import Limit
 from relay.outbound.prepared import OverHttpx
+from relay.providers.answer_paths import Envelope, ErrorPaths, Read, ResultPaths
 from relay.providers.definition import (
     Definition,
-    Envelope,
-    ErrorPaths,
     Errors,
-    Read,
     RequestTable,
-    ResultPaths,
     Statuses,
     load_definition,
 )

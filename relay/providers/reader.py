@@ -16,7 +16,8 @@ import orjson
 from relay.model.reading import Kind, Problem, Reading
 from relay.model.retry import parse_retry_after
 from relay.model.times import Millis
-from relay.providers.definition import Errors, Read, Statuses
+from relay.providers.answer_paths import Read
+from relay.providers.definition import Errors, Statuses
 from relay.providers.document import Answer, Document, document_of
 from relay.providers.envelope import members_within, places_of, went_well
 from relay.providers.fields import clean, number_of, progress_of

@@ -6,7 +6,8 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from relay.model.reading import Kind, Problem
-from relay.providers.definition import ErrorPaths, Errors
+from relay.providers.answer_paths import ErrorPaths
+from relay.providers.definition import Errors
 from relay.providers.envelope import went_well
 from relay.providers.fields import clean, reasons_in
 from relay.providers.paths import Place

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from relay.model.reading import Result
-from relay.providers.definition import ResultPaths
+from relay.providers.answer_paths import ResultPaths
 from relay.providers.fields import MAX_LINKS, is_inline, link_expiry, links_in, text_of, whole_text_of
 from relay.providers.paths import Find, Path, Place
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from relay.model.event import EventData, EventType, Upstream, event
 from relay.model.reading import Kind, Reading
-from relay.providers.definition import Errors, Read, Statuses, load_definition
+from relay.providers.answer_paths import Read
+from relay.providers.definition import Errors, Statuses, load_definition
 from relay.providers.document import Answer
 from relay.providers.fields import MAX_LINK, MAX_TEXT, link_expiry
 from relay.providers.provider import MAX_KEPT

@@ -47,6 +47,7 @@ from relay.providers.definition import (
     Statuses,
     load_definition,
 )
+from relay.providers.follow import Follow
 from relay.providers.paths import Path as JmesPath
 from relay.providers.provider import Provider
 from relay.security import signing
@@ -297,6 +298,7 @@ MODELS: dict[str, Any] = {
     "read.envelope": Envelope,
     "read.result": ResultPaths,
     "read.error": ErrorPaths,
+    "follow": Follow,
     "statuses": Statuses,
     "errors": Errors,
     "caution": Caution,

@@ -20,7 +20,7 @@ from relay.model.watch import Caution
 from relay.outbound import codings, connections, lanes, receivers, reservations
 from relay.outbound.lane import Limit
 from relay.providers import provider, upstreams
-from relay.providers.definition import MAX_ANSWER, Definition, RequestTable, load_definition
+from relay.providers.definition import MAX_ANSWER, MAX_TIMEOUT, Definition, RequestTable, load_definition
 from relay.providers.fields import MAX_WHOLE_TEXT
 from relay.providers.provider import MAX_KEPT
 from relay.security import signing
@@ -93,6 +93,7 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "letters, digits and hyphens, {} at most": highest(name_of_length),
         "more than 0, at most {}, because": highest(lambda most: RequestTable(path="/{task_id}", timeout=most)),
         "because a claim holds {} |": poller.LEASE,
+        "`timeout` is at most {} in such": MAX_TIMEOUT / 2,
         "at least {}, at most {} |": (LEAST, LEAST + highest(lambda more: request_with(max_bytes=LEAST + more))),
         "since the registration; at most {} |": highest(lambda most: Caution(lost_grace=most)),
         "unless `bare_after` is 1; at most {} |": highest(lambda most: Caution(bare_grace=most)),

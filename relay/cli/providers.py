@@ -146,6 +146,9 @@ def read(
     answer: Annotated[str, typer.Argument(metavar="ANSWER", help="The file that holds the answer, or - for stdin.")],
     status: Annotated[int, typer.Option(min=100, max=999, help="The HTTP status it came with.")] = 200,
     header: Annotated[list[str], typer.Option(help="A header it came with, 'Name: value'. Repeatable.")] = [],  # noqa: B006
+    follow: Annotated[
+        str | None, typer.Option(metavar="ANSWER", help="The answer to the second request, where one is made.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show how a recorded answer is read, without a network.
@@ -156,21 +159,29 @@ def read(
 
     from relay.providers.document import Answer
     from relay.providers.explained import explain
-    from relay.providers.reader import Reader
+    from relay.providers.recorded import read_recorded
     from relay.wiring import now
 
+    if answer == follow == "-":
+        raise typer.BadParameter("only one of the two answers can come from standard input", param_hint="--follow")
     definition = _definition(provider)
-    body = _recorded(answer)
-    truncated = len(body) > definition.request.max_bytes
-    base_url = definition.request.base_url
-    recorded = Answer(status, dict(map(_header, header)), body, truncated=truncated, base_url=base_url)
-    reading = Reader(definition.read, definition.statuses, definition.errors).read(recorded, now())
+
+    def recorded(source: str, status: int, headers: dict[str, str]) -> Answer:
+        body = _recorded(source)
+        truncated = len(body) > definition.request.max_bytes
+        return Answer(status, headers, body, truncated=truncated, base_url=definition.request.base_url)
+
+    first = recorded(answer, status, dict(map(_header, header)))
+    second = None if follow is None else recorded(follow, 200, {})
+    reading, remark = read_recorded(definition, first, second, now())
     if as_json:
         print_json(_shown(reading))
         return
-    explanation = explain(definition, recorded, reading)
+    explanation = explain(definition, first, reading)
     console.print(f"read as {reading.kind}")
     _print_reading(reading)
+    if remark:
+        console.print(remark, soft_wrap=True)
     table = Table("where", "what", "value", box=None)
     for source in (*explanation.statuses, *explanation.sources):
         table.add_row(source.where, source.what, source.value)
@@ -268,7 +279,9 @@ def try_(provider: str, task_id: str) -> None:
             if declared.lacks_key(None):
                 raise ConfigError(declared.key_remedy)
             started = time.monotonic()
-            reading, _ = await declared.query(task_id, None, now())
+            reading, answer = await declared.query(task_id, None, now())
+            if answer is not None and declared.is_followed(reading):
+                reading = await declared.follow(task_id, None, reading, answer, now())
             took = time.monotonic() - started
         finally:
             await ways.aclose()

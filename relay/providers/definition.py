@@ -16,7 +16,9 @@ from relay.model.cadence import Cadence
 from relay.model.watch import NOUN, Caution
 from relay.outbound.lane import Limit
 from relay.providers.answer_paths import Read
+from relay.providers.follow import Follow
 from relay.providers.paths import TAGS, Table
+from relay.providers.placeholders import names_in, unknown_in
 from relay.settings.sources import from_environment, toml_of
 from relay.settings.types import MIB, Size, fits_in_a_header
 
@@ -85,14 +87,18 @@ SANDBOX = "sandbox:"
 """The `base_url` of the upstream that relay plays itself."""
 
 
-_OF_A_URL = ("{task_id}", "{task_path}")
+_OF_A_URL = ("task_id", "task_path")
 
 
-_PLACEHOLDERS = {"path": _OF_A_URL, "query": _OF_A_URL, "headers": ("{key}",)}  # JSON may have braces: GraphQL's
+_PLACEHOLDERS = {"path": _OF_A_URL, "query": _OF_A_URL, "headers": ("key",)}  # JSON may have braces: GraphQL's
 
 
 MAX_ANSWER = 16 * MIB
 """Bytes of an answer that are read unless the file says otherwise."""
+
+
+MAX_TIMEOUT = 40.0
+"""Seconds that all requests of one poll may take: the lease of its claim is longer."""
 
 
 class RequestTable(Table):
@@ -109,7 +115,7 @@ class RequestTable(Table):
     query: dict[str, str] = Field({})
     headers: dict[str, str] = Field({})
     json_body: dict[str, Any] | None = Field(None, alias="json")
-    timeout: float = Field(20.0, gt=0, le=40)  # a claim's lease is longer
+    timeout: float = Field(20.0, gt=0, le=MAX_TIMEOUT)
     max_bytes: Size = Field(MAX_ANSWER, ge=1024, le=32 * MIB)  # twice that, coded and decoded, has room under way
 
     @field_validator("base_url")
@@ -130,9 +136,9 @@ class RequestTable(Table):
     @classmethod
     def _known_placeholders(cls, template: Any, info: ValidationInfo) -> Any:
         allowed = _PLACEHOLDERS[str(info.field_name)]
-        for text in _texts(template):
-            if unknown := re.search(r"\{\w+\}?", re.sub("|".join(map(re.escape, allowed)), "", text)):
-                raise ValueError(f"'{unknown[0]}' is no placeholder; {' and '.join(allowed)} can stand here")
+        if unknown := unknown_in(template, allowed):
+            known = " and ".join(f"{{{name}}}" for name in allowed)
+            raise ValueError(f"'{unknown}' is no placeholder; {known} can stand here")
         return template
 
     @field_validator("headers")
@@ -169,8 +175,7 @@ class RequestTable(Table):
 
     @model_validator(mode="after")
     def _asks_about_a_task(self) -> Self:
-        in_url = any(placeholder in text for text in _texts([self.path, self.query]) for placeholder in _OF_A_URL)
-        if not in_url and not any("{task_id}" in text for text in _texts(self.json_body)):
+        if names_in([self.path, self.query]).isdisjoint(_OF_A_URL) and "task_id" not in names_in(self.json_body):
             raise ValueError("needs {task_id} or {task_path} in 'path' or 'query', or {task_id} in 'json'")
         return self
 
@@ -194,11 +199,22 @@ class Definition(Table):
     noun: str = Field(NOUN, min_length=1, max_length=40)
     request: RequestTable
     read: Read
+    follow: Follow | None = None
     statuses: Statuses
     errors: Errors = Errors()
     caution: Caution = Caution()
     cadence: Cadence = Cadence()
     budget: Limit = Limit()
+
+    @model_validator(mode="after")
+    def _follows_within_a_claim(self) -> Self:
+        if self.follow is None:
+            return self
+        if unknown := unknown_in(self.follow.path, (*_OF_A_URL, *self.follow.names)):
+            raise ValueError(f"follow.path: '{unknown}' stands for nothing: name it in 'with'")
+        if self.request.timeout > MAX_TIMEOUT / 2:
+            raise ValueError(f"request.timeout: at most {MAX_TIMEOUT / 2:g} with a second request in [follow]")
+        return self
 
     @property
     def needs_key(self) -> bool:
@@ -268,12 +284,3 @@ def variables(name: str) -> Iterator[str]:
     for what in whats:
         yield variable(name, what)
         yield f"{variable(name, what)}_FILE"
-
-
-def _texts(template: Any) -> Iterator[str]:
-    """Yield every text of a template, names of tables and headers aside."""
-    if isinstance(template, str):
-        yield template
-    elif isinstance(template, dict | list):
-        for part in template.values() if isinstance(template, dict) else template:
-            yield from _texts(part)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import httpx
 import orjson
+import structlog
 
 from relay import __version__
 from relay.errors import ConfigError
-from relay.model.reading import TOO_LARGE, Reading
+from relay.model.reading import TOO_LARGE, Kind, Reading
 from relay.model.times import Millis
 from relay.outbound.codings import READABLE
 from relay.outbound.descriptors import NoRoom
@@ -21,9 +22,13 @@ from relay.outbound.prepared import Exchanger, PreparedRequest
 from relay.outbound.transport import failure_class
 from relay.providers.definition import SANDBOX, Definition, variable
 from relay.providers.document import Answer
+from relay.providers.follow import FollowUp, NoFollowUp
+from relay.providers.placeholders import as_text, filled, filled_url
 from relay.providers.reader import Reader, not_answered
 from relay.security.redaction import encoded_forms, redact
 from relay.settings.types import fits_in_a_header
+
+log = structlog.stdlib.get_logger(__name__)
 
 MAX_KEPT = 1024 * 1024
 """Bytes of an answer that a reading keeps. It is read whole, but only so much is stored and passed on."""
@@ -49,10 +54,12 @@ class QueryTemplate(NamedTuple):
 
     Attributes:
         request: all of them, but for the task.
+        follow_up: all second requests, but for their target.
         secret_forms: how the key may be written in an answer.
     """
 
     request: PreparedRequest
+    follow_up: PreparedRequest
     secret_forms: tuple[bytes, ...]
 
 
@@ -81,10 +88,12 @@ class Provider:
         self._base = httpx.URL(base) if base else None
         self._address = str(self._base).rstrip("/") if self._base else ""
         self.host = self._base.host if self._base else ""
-        query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in definition.request.query.items())
+        query = "&".join(f"{quote(name, safe='')}={as_text(value)}" for name, value in definition.request.query.items())
         prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
         self._target = prefix + definition.request.path + (f"?{query}" if query else "")
         self._templates: dict[str | None, QueryTemplate] = {}
+        follow = definition.follow
+        self._follow_up = FollowUp(follow, definition.read.envelope.members, self._base) if follow else None
 
     @property
     def configured(self) -> bool:
@@ -124,13 +133,48 @@ class Provider:
         if not fits_in_a_header(key):
             return not_answered("unauthorized", UNUSABLE_KEY), None
         try:
-            answer = await self._exchange(task_id, key)
+            template = self._templates.get(key) or self._prepare(key)
+            names = _names_of(task_id)
+            target = _target(filled_url(self._target, names))
+            answer = await self._exchange(template.request, target, self._body_of(names), template)
         except NoRoom:
             raise
         except httpx.HTTPError as error:
             failure = failure_class(error)
             return not_answered(failure, f"no answer from {self.host}: {str(error) or failure}"), None
         return self._read(answer, now), answer
+
+    def is_followed(self, reading: Reading) -> bool:
+        """Return whether a reading calls for a second request, in which its result is."""
+        return self._follow_up is not None and reading.kind is Kind.COMPLETED
+
+    async def follow(self, task_id: str, key: str | None, reading: Reading, answer: Answer, now: Millis) -> Reading:
+        """Make the second request, and return the reading with the result that it brings.
+
+        Where it brings none, the task is completed without one, which the upstream must repeat. A refusal because of
+        how much is asked is told in the reading.
+
+        Args:
+            answer, reading: the first answer, and how it was read.
+
+        Raises:
+            NoRoom: nothing was sent, because relay itself had no connection to spare.
+        """
+        if self._follow_up is None:
+            return reading
+        key = key or self._key
+        try:
+            template = self._templates.get(key) or self._prepare(key)
+            target = _target(self._follow_up.target(answer, _names_of(task_id)))
+            second = await self._exchange(template.follow_up, target, b"", template)
+        except NoRoom:
+            raise
+        except (httpx.HTTPError, NoFollowUp) as error:
+            log.warning("no result followed", provider=self.name, reason=str(error) or failure_class(error))
+            return reading
+        refused = self._reader.read(second, now)
+        reading = replace(reading, limited=refused.limited, retry_after=refused.retry_after)
+        return self._follow_up.read(reading, second)
 
     def _read(self, answer: Answer, now: Millis) -> Reading:
         """Return what an answer says. If it is too large to keep, the reading has no bytes of it."""
@@ -139,9 +183,10 @@ class Provider:
             return reading
         return replace(reading, body=reading.body and TOO_LARGE, aside=reading.aside and TOO_LARGE)
 
-    async def _exchange(self, task_id: str, key: str | None) -> Answer:
-        template = self._templates.get(key) or self._prepare(key)
-        response = await self._exchanger.exchange(template.request, self._target_of(task_id), self._body_of(task_id))
+    async def _exchange(
+        self, request: PreparedRequest, target: bytes, content: bytes, template: QueryTemplate
+    ) -> Answer:
+        response = await self._exchanger.exchange(request, target, content)
         body = response.body
         truncated = response.truncated
         if len(body) > MAX_KEPT and _parts(body) > MAX_PARTS:
@@ -158,23 +203,10 @@ class Provider:
             response.status, headers, body, truncated, unread, response.reservation, secret_forms, self._address
         )
 
-    def _target_of(self, task_id: str) -> bytes:
-        """Return path and query of a query about a task.
-
-        Raises:
-            httpx.LocalProtocolError: the id would lead somewhere else. None can be registered that does.
-        """
-        target = self._target.replace("{task_id}", quote(task_id, safe=""))
-        if "{task_path}" in target:
-            target = target.replace("{task_path}", quote(task_id, safe="/:"))
-        if "/." in target and _DOTS.search(target.partition("?")[0]):
-            raise httpx.LocalProtocolError("a part of the id is '.' or '..', which leads to another address")
-        return target.encode("ascii")
-
-    def _body_of(self, task_id: str) -> bytes:
+    def _body_of(self, names: Mapping[str, str]) -> bytes:
         """Return the body of a query about a task; a GET has none."""
         template = self.definition.request.json_body
-        return b"" if template is None else orjson.dumps(_filled(template, task_id))
+        return b"" if template is None else orjson.dumps(filled(template, names))
 
     def _prepare(self, key: str | None) -> QueryTemplate:
         """Make what all queries with a key have in common, once to save time."""
@@ -185,18 +217,24 @@ class Provider:
         for name, value in table.headers.items():
             if "{key}" not in value or key:
                 headers[name] = value.replace("{key}", key or "")
-        if table.json_body is not None:
-            headers["Content-Type"] = "application/json"
-        extensions = {"timeout": table.timeout, "max_bytes": table.max_bytes, "reuse": True}
-        # Given as a stream, the body spares httpx making headers for it: each query has its own.
-        request = httpx.Request(
-            table.method, self._base, headers=headers, stream=httpx.ByteStream(b""), extensions=extensions
-        )
+        request = self._prepared(table.method, self._base, headers)
+        follow_up = request if table.method == "GET" else self._prepared("GET", self._base, headers)
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()
-        template = QueryTemplate(self._exchanger.prepare(request), encoded_forms([key] if key else []))
+        template = QueryTemplate(request, follow_up, encoded_forms([key] if key else []))
         self._templates[key] = template
         return template
+
+    def _prepared(self, method: str, base: httpx.URL, headers: httpx.Headers) -> PreparedRequest:
+        """Make a request of which only the target and the body are missing."""
+        table = self.definition.request
+        if method == "POST" and table.json_body is not None:
+            headers = httpx.Headers([*headers.items(), ("Content-Type", "application/json")])
+        extensions = {"timeout": table.timeout, "max_bytes": table.max_bytes, "reuse": True}
+        # Given as a stream, the body spares httpx making headers for it: each query has its own.
+        return self._exchanger.prepare(
+            httpx.Request(method, base, headers=headers, stream=httpx.ByteStream(b""), extensions=extensions)
+        )
 
 
 def _headers_read(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -218,14 +256,17 @@ def _parts(body: bytes) -> int:
     return sum(body.count(mark) for mark in (b",", b"[", b"{"))
 
 
-def _quoted(template: str) -> str:
-    """Percent-encode all but the placeholders."""
-    return quote(template, safe="").replace("%7Btask_id%7D", "{task_id}").replace("%7Btask_path%7D", "{task_path}")
+def _names_of(task_id: str) -> dict[str, str]:
+    """Return what the placeholders of a task stand for."""
+    return {"task_id": task_id, "task_path": task_id}
 
 
-def _filled(template: Any, task_id: str) -> Any:
-    if isinstance(template, dict):
-        return {name: _filled(value, task_id) for name, value in template.items()}
-    if isinstance(template, list):
-        return [_filled(value, task_id) for value in template]
-    return template.replace("{task_id}", task_id) if isinstance(template, str) else template
+def _target(target: str) -> bytes:
+    """Return path and query as they are sent.
+
+    Raises:
+        httpx.LocalProtocolError: they would lead somewhere else. No id can be registered for which they do.
+    """
+    if "/." in target and _DOTS.search(target.partition("?")[0]):
+        raise httpx.LocalProtocolError("a part of the id is '.' or '..', which leads to another address")
+    return target.encode("ascii")

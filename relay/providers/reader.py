@@ -23,7 +23,7 @@ from relay.providers.envelope import members_within, places_of, went_well
 from relay.providers.fields import clean, number_of, progress_of
 from relay.providers.paths import Find, Path, Place
 from relay.providers.reasons import Reasons
-from relay.providers.results import links_of, result_of
+from relay.providers.results import links_of, result_of, stands_inside
 from relay.security.redaction import redact
 
 MAX_STATUS = 64
@@ -154,7 +154,7 @@ class Reader:
         urls, find = links_of(paths.url, places, base_url)
         if not self._is_own_success(word, find, places):
             return about(Kind.PENDING, progress=self._progress(places))
-        inline = (find is not None and not urls) or paths.text.first(places) is not None
+        inline = stands_inside(paths, urls, find, places)
         result = result_of(paths, urls, places)
         return about(Kind.COMPLETED, word.status, 1.0, result=result, inline=inline, model=self._model(places))
 

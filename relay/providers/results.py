@@ -32,6 +32,11 @@ def links_of(path: Path, places: Sequence[Place], base_url: str = "") -> tuple[l
     return list(dict.fromkeys([lists[0][0], *fullest]))[:MAX_LINKS], first
 
 
+def stands_inside(paths: ResultPaths, urls: list[str], find: Find | None, places: Sequence[Place]) -> bool:
+    """Return whether the result is in the answer itself: a `data:` URL, or a text."""
+    return (find is not None and not urls) or paths.text.first(places) is not None
+
+
 def result_of(paths: ResultPaths, urls: list[str], places: Sequence[Place]) -> Result:
     """Return the result of a completed task, its links found already."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from relay.model.reading import Kind, Reading
@@ -111,28 +111,53 @@ class Upstreams(Mapping[str, Provider]):
     async def query(self, provider: Provider, task_id: str, key: str | None, caller: Caller) -> Query | Busy:
         """Ask a provider once about a task, in its turn. What the upstream does is a reading, never an exception.
 
+        Where the result is behind a second request, that has a turn of its own. The mirror repeats the first answer
+        and needs no second one.
+
         Args:
             provider: a configured one.
             key: the watch's own API key; None for the deployment's.
             caller: whose turn it is.
         """
+
+        async def ask(at: Millis) -> Query:
+            reading, answer = await provider.query(task_id, key, at)
+            return Query(at, reading, answer)
+
+        first = await self._in_turn(provider, key, caller, ask)
+        if isinstance(first, Busy):
+            return first
+        self._routing.heard(provider.name, task_id, first.reading, f"check {provider.base_url_variable}")
+        if first.answer is None or caller.kind is CallKind.MIRROR or not provider.is_followed(first.reading):
+            return first
+        answer = first.answer
+
+        async def follow(at: Millis) -> Query:
+            reading = await provider.follow(task_id, key, first.reading, answer, at)
+            return Query(first.asked_at, reading, answer)
+
+        return await self._in_turn(provider, key, caller, follow)
+
+    async def _in_turn(
+        self, provider: Provider, key: str | None, caller: Caller, ask: Callable[[Millis], Awaitable[Query]]
+    ) -> Query | Busy:
+        """Do something with a place in the lane of a provider and a key."""
         lane = provider.lane(key)
         if wait := await self.lanes.enter(lane, provider.definition.budget, caller):
             return Busy(wait)
-        asked_at = self._clock()
         started = time.monotonic()
         reading = NO_READING
         try:
             with on_behalf_of(provider.host, caller.app):
-                reading, answer = await provider.query(task_id, key, asked_at)
+                query = await ask(self._clock())
+            reading = query.reading
         except NoRoom:
             return Busy(ROOM_RETRY)
         finally:
             done = time.monotonic()
             refused = reading.limited
             self.lanes.done(lane, caller, done - started, done, refused=refused, retry_after=reading.retry_after)
-        self._routing.heard(provider.name, task_id, reading, f"check {provider.base_url_variable}")
-        return Query(asked_at, reading, answer)
+        return query
 
     async def mirrored_query(self, provider: Provider, task_id: str, key: str | None, app: str) -> Query | Busy:
         """Ask as `query` does, for the mirror, which has a share of the lane and does not wait.

@@ -113,3 +113,17 @@ def test_what_cannot_be_read_is_one_line(words: tuple[str, ...], says: str) -> N
     assert isinstance(result.exception, ConfigError)
     assert says in result.exception.detail
     assert "\n" not in result.exception.detail
+
+
+def test_a_result_behind_a_second_request_is_read_from_both_answers(tmp_path: Path) -> None:
+    first = b'{"status":"Success","file_id":"f-1"}'
+    second = tmp_path / "second.json"
+    second.write_bytes(b'{"file":{"download_url":"https://cdn.example/film.mp4"}}')
+    both = json.loads(run("minimax-v1", "-", "--follow", str(second), "--json", body=first).stdout)
+    assert (both["kind"], both["result"]["url"]) == ("completed", "https://cdn.example/film.mp4")
+    without = run("minimax-v1", "-", body=first)
+    assert "read as completed" in without.stdout
+    assert "GET /v1/files/retrieve?file_id=f-1: give the answer to it with --follow" in without.stdout
+    assert json.loads(run("minimax-v1", "-", "--json", body=first).stdout)["kind"] == "completed"
+    assert "no [follow]" in run("unified-video", "-", "--follow", str(second), body=PROCESSING).stdout
+    assert run("minimax-v1", "-", "--follow", "-", body=first).exit_code == 2

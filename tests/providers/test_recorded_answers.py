@@ -12,7 +12,7 @@ import pytest
 from relay.model.reading import Kind, Reading
 from relay.providers.definition import Definition, load_definition
 from relay.providers.document import Answer
-from relay.providers.reader import Reader
+from relay.providers.recorded import Recorded, read_recorded
 
 ROOT = Path(__file__).parents[2]
 PROVIDERS = sorted(file.stem for file in (ROOT / "config/providers").glob("*.toml"))
@@ -31,18 +31,13 @@ def definition(name: str) -> Definition:
     return load_definition(ROOT / f"config/providers/{name}.toml", {})
 
 
-@cache
-def reader(name: str) -> Reader:
-    loaded = definition(name)
-    return Reader(loaded.read, loaded.statuses, loaded.errors)
-
-
-def read(name: str, case: dict[str, Any], folder: Path) -> Reading:
+def read(name: str, case: dict[str, Any], folder: Path) -> Recorded:
     body = (folder / case["body_file"]).read_bytes() if "body_file" in case else case.get("body", "").encode()
     headers = {header.lower(): value for header, value in case.get("headers", {}).items()}
     address = definition(name).request.base_url or ADDRESS
     answer = Answer(case.get("http_status", 200), headers, body, case.get("truncated", False), base_url=address)
-    return reader(name).read(answer, 0)
+    second = Answer(200, {}, case["follow"].encode(), base_url=address) if "follow" in case else None
+    return read_recorded(definition(name), answer, second, 0)
 
 
 def stated(reading: Reading) -> dict[str, Any]:
@@ -55,7 +50,7 @@ def stated(reading: Reading) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("folder", "case"), CASES)
 def test_an_answer_is_read_as_its_case_says(folder: Path, case: dict[str, Any]) -> None:
-    reading = read(folder.name, case, folder)
+    reading, _ = read(folder.name, case, folder)
     error = dict(reading.error) if reading.error else None
     expected_error = case.get("error")
     if error and expected_error and "message" not in expected_error:
@@ -71,6 +66,10 @@ def test_an_answer_is_read_as_its_case_says(folder: Path, case: dict[str, Any]) 
     )
     if "limited" in case:
         assert reading.limited == case["limited"]
+    if "asks" in case:
+        without = {name: value for name, value in case.items() if name != "follow"}
+        _, asks = read(folder.name, without, folder)
+        assert ("no second request" if case["asks"] == "nothing" else f"GET {case['asks']}:") in asks
 
 
 @pytest.mark.parametrize("name", [name for name in PROVIDERS if name != "sandbox"])

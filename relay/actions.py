@@ -166,7 +166,7 @@ class Actions:
     async def _refusal(self, app_id: str, request: WatchRequest, slices: Slices) -> RelayError | None:
         """Return why this deployment cannot fulfil a request, or does not allow it; None if it can and does."""
         try:
-            await self._check_key(app_id, request)
+            await self._check_provider(app_id, request)
             self._expires_in(request.expires_in)
             for index, target in enumerate(request.targets):
                 await slices.turn()
@@ -195,16 +195,16 @@ class Actions:
         )
 
     def _provider(self, name: str | None) -> Provider:
-        name = self.settings.provider if name is None else name
-        if (provider := self.upstreams.get(name)) is None:
-            raise Invalid.at("/provider", self.upstreams.refusal(name))
-        if not provider.configured:
-            raise Invalid.at("/provider", f"'{name}' has no address in this deployment: {provider.remedy}")
-        return provider
+        return self.upstreams.usable(self.settings.provider if name is None else name)
 
-    async def _check_key(self, app_id: str, request: WatchRequest) -> None:
-        """Refuse a watch that would be asked about without the key it needs. One that is there may have its own."""
+    async def _check_provider(self, app_id: str, request: WatchRequest) -> None:
+        """Refuse a watch that its provider cannot be asked about: by its id, or without the key that it needs.
+
+        One that is there may have its own key.
+        """
         provider = self._provider(request.provider)
+        if problem := provider.id_problem(request.task_id):
+            raise Invalid.at("/task_id", problem)
         if not provider.lacks_key(request.upstream_key):
             return
         if not await self.db.read(registrations.has_key, app_id, provider.name, request.task_id):

@@ -72,6 +72,8 @@ def show(
     console.print(f"{definition.name}: {definition.title} ({definition.noun})\n\n{about}\n", soft_wrap=True)
     table = Table(box=None, show_header=False)
     table.add_row("asks", facts["asks"])
+    if facts["id"]:
+        table.add_row("id", facts["id"])
     for what in ("address", "key"):
         setting = facts[what]
         in_the_file = what == "address" and definition.request.base_url
@@ -105,6 +107,7 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
         "about": about,
         "configured": bool(definition.request.base_url),
         "asks": query_line(definition.request),
+        "id": definition.request.id or None,
         "address": _setting(variable(definition.name, "BASE_URL")),
         "key": _setting(key_variable(definition)),
         "reads": dict(sources(definition.read)),
@@ -278,6 +281,8 @@ def try_(provider: str, task_id: str) -> None:
             declared = providers.load(provider)
             if declared.lacks_key(None):
                 raise ConfigError(declared.key_remedy)
+            if problem := declared.id_problem(task_id):
+                raise typer.BadParameter(f"TASK_ID {problem}")
             started = time.monotonic()
             reading, answer = await declared.query(task_id, None, now())
             if answer is not None and declared.is_followed(reading):

@@ -17,6 +17,7 @@ from relay.model.watch import NOUN, Caution
 from relay.outbound.lane import Limit
 from relay.providers.answer_paths import Read
 from relay.providers.follow import Follow
+from relay.providers.id_form import IdForm
 from relay.providers.paths import TAGS, Table
 from relay.providers.placeholders import names_in, unknown_in
 from relay.settings.sources import from_environment, toml_of
@@ -90,9 +91,6 @@ SANDBOX = "sandbox:"
 _OF_A_URL = ("task_id", "task_path")
 
 
-_PLACEHOLDERS = {"path": _OF_A_URL, "query": _OF_A_URL, "headers": ("key",)}  # JSON may have braces: GraphQL's
-
-
 MAX_ANSWER = 16 * MIB
 """Bytes of an answer that are read unless the file says otherwise."""
 
@@ -104,12 +102,13 @@ MAX_TIMEOUT = 40.0
 class RequestTable(Table):
     """`[request]`: what one query looks like.
 
-    `{task_id}` stands for the id, percent-encoded in path and query; `{task_path}` for an id that is itself a path;
-    `{key}` for the API key. A header that needs a key is left out when there is none. Names and values of `query` are
-    plain text, `path` is sent as it is written.
+    `{task_id}` stands for the id, percent-encoded in path and query; `{task_path}` for an id that is itself a path; the
+    names of `id` for its parts; `{key}` for the API key. A header that needs a key is left out when there is none.
+    Names and values of `query` are plain text, `path` is sent as it is written.
     """
 
     base_url: str = ""
+    id: str = ""
     method: Literal["GET", "POST"] = "GET"
     path: str = Field(pattern=r"^/[!-~]*$")
     query: dict[str, str] = Field({})
@@ -132,10 +131,16 @@ class RequestTable(Table):
             raise ValueError("must be an address with https:// or http:// and a host, without query and password")
         return value.rstrip("/")
 
+    @field_validator("id")
+    @classmethod
+    def _of_parts(cls, form: str) -> str:
+        IdForm(form)
+        return form
+
     @field_validator("path", "query", "headers")
     @classmethod
     def _known_placeholders(cls, template: Any, info: ValidationInfo) -> Any:
-        allowed = _PLACEHOLDERS[str(info.field_name)]
+        allowed = ("key",) if info.field_name == "headers" else (*_OF_A_URL, *names_in(info.data.get("id", "")))
         if unknown := unknown_in(template, allowed):
             known = " and ".join(f"{{{name}}}" for name in allowed)
             raise ValueError(f"'{unknown}' is no placeholder; {known} can stand here")
@@ -175,7 +180,11 @@ class RequestTable(Table):
 
     @model_validator(mode="after")
     def _asks_about_a_task(self) -> Self:
-        if names_in([self.path, self.query]).isdisjoint(_OF_A_URL) and "task_id" not in names_in(self.json_body):
+        in_body = names_in(self.json_body)  # which may have other braces, as GraphQL's do
+        asked = names_in([self.path, self.query]) | in_body - {"task_path"}
+        if unused := [name for name in IdForm(self.id).names if name not in asked]:
+            raise ValueError(f"id: {{{unused[0]}}} stands nowhere in 'path', 'query' or 'json'")
+        if not self.id and asked.isdisjoint(_OF_A_URL):
             raise ValueError("needs {task_id} or {task_path} in 'path' or 'query', or {task_id} in 'json'")
         return self
 
@@ -210,7 +219,7 @@ class Definition(Table):
     def _follows_within_a_claim(self) -> Self:
         if self.follow is None:
             return self
-        if unknown := unknown_in(self.follow.path, (*_OF_A_URL, *self.follow.names)):
+        if unknown := unknown_in(self.follow.path, (*_OF_A_URL, *names_in(self.request.id), *self.follow.names)):
             raise ValueError(f"follow.path: '{unknown}' stands for nothing: name it in 'with'")
         if self.request.timeout > MAX_TIMEOUT / 2:
             raise ValueError(f"request.timeout: at most {MAX_TIMEOUT / 2:g} with a second request in [follow]")

@@ -23,6 +23,7 @@ from relay.outbound.transport import failure_class
 from relay.providers.definition import SANDBOX, Definition, variable
 from relay.providers.document import Answer
 from relay.providers.follow import FollowUp, NoFollowUp
+from relay.providers.id_form import IdForm
 from relay.providers.placeholders import as_text, filled, filled_url
 from relay.providers.reader import Reader, not_answered
 from relay.security.redaction import encoded_forms, redact
@@ -92,6 +93,7 @@ class Provider:
         prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
         self._target = prefix + definition.request.path + (f"?{query}" if query else "")
         self._templates: dict[str | None, QueryTemplate] = {}
+        self._id_form = IdForm(definition.request.id)
         follow = definition.follow
         self._follow_up = FollowUp(follow, definition.read.envelope.members, self._base) if follow else None
 
@@ -118,6 +120,12 @@ class Provider:
         """Return what the rate budget belongs to: (host, key)."""
         return self.host, key or self._key
 
+    def id_problem(self, task_id: str) -> str | None:
+        """Return what is wrong with an id, in words for an app; None if it can be asked about."""
+        if self._id_form.parts(task_id) is not None:
+            return None
+        return f"must be of the form {self._id_form.form}, with which '{self.name}' is asked"
+
     async def query(self, task_id: str, key: str | None, now: Millis) -> tuple[Reading, Answer | None]:
         """Ask once about a task. A failure of the upstream is a reading too. Beside it stands the answer, if one came.
 
@@ -134,7 +142,7 @@ class Provider:
             return not_answered("unauthorized", UNUSABLE_KEY), None
         try:
             template = self._templates.get(key) or self._prepare(key)
-            names = _names_of(task_id)
+            names = self._names_of(task_id)
             target = _target(filled_url(self._target, names))
             answer = await self._exchange(template.request, target, self._body_of(names), template)
         except NoRoom:
@@ -165,7 +173,7 @@ class Provider:
         key = key or self._key
         try:
             template = self._templates.get(key) or self._prepare(key)
-            target = _target(self._follow_up.target(answer, _names_of(task_id)))
+            target = _target(self._follow_up.target(answer, self._names_of(task_id)))
             second = await self._exchange(template.follow_up, target, b"", template)
         except NoRoom:
             raise
@@ -202,6 +210,17 @@ class Provider:
         return Answer(
             response.status, headers, body, truncated, unread, response.reservation, secret_forms, self._address
         )
+
+    def _names_of(self, task_id: str) -> dict[str, str]:
+        """Return what the placeholders of a task stand for.
+
+        Raises:
+            httpx.LocalProtocolError: the id lacks a part.
+        """
+        parts = self._id_form.parts(task_id)
+        if parts is None:
+            raise httpx.LocalProtocolError(f"the id is not of the form {self._id_form.form}")
+        return {**parts, "task_id": task_id, "task_path": task_id}
 
     def _body_of(self, names: Mapping[str, str]) -> bytes:
         """Return the body of a query about a task; a GET has none."""
@@ -254,11 +273,6 @@ def _headers_read(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 def _parts(body: bytes) -> int:
     """Return how many values a JSON text has at most."""
     return sum(body.count(mark) for mark in (b",", b"[", b"{"))
-
-
-def _names_of(task_id: str) -> dict[str, str]:
-    """Return what the placeholders of a task stand for."""
-    return {"task_id": task_id, "task_path": task_id}
 
 
 def _target(target: str) -> bytes:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from relay.errors import Invalid
 from relay.model.reading import Kind, Reading
 from relay.model.times import Millis
 from relay.model.watch import NOUN
@@ -102,6 +103,18 @@ class Upstreams(Mapping[str, Provider]):
         written = name.lower().replace("_", "-")  # no closer look: a batch may name a thousand that there are not
         hint = f"did you mean '{written}'?" if written in names else "GET /v1/providers lists what is"
         return f"{self.missing(name)}; {hint}"
+
+    def usable(self, name: str) -> Provider:
+        """Return the provider that an app asks for.
+
+        Raises:
+            Invalid: there is none of this name, or it has no address here.
+        """
+        if (provider := self.get(name)) is None:
+            raise Invalid.at("/provider", self.refusal(name))
+        if not provider.configured:
+            raise Invalid.at("/provider", f"'{name}' has no address in this deployment: {provider.remedy}")
+        return provider
 
     def noun_of(self, name: str) -> str:
         """Return what a task of a provider is to people, such as "Transcription"; `NOUN` if there is no such file."""

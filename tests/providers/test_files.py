@@ -235,3 +235,19 @@ async def test_the_mirror_asks_nothing_without_the_key(folder: Path) -> None:
         answer = await relay.http.get("/v1/video/query?id=task")
     assert answer.status_code == 502
     assert answer.json()["detail"] == "'runway' needs an API key: set RUNWAY_API_KEY"
+
+
+# ----------------------------------------------------------------------------------------- whose ids have several parts
+
+
+@pytest.mark.anyio
+async def test_an_id_that_lacks_a_part_is_refused_with_the_form(folder: Path) -> None:
+    request = '[request]\nid = "{document}/{secret}"\npath = "/{document}"\nquery = { s = "{secret}" }\n'
+    (folder / "providers/parted.toml").write_text(f'extends = "open"\n{request}', "utf-8")
+    async with deployment(environ_of(folder, RELAY_PROVIDER="parted"), working=False) as relay:
+        status, problem = await registered(relay, "only-one", "parted")
+        assert (status, problem["errors"][0]["pointer"]) == (422, "/task_id")
+        assert "must be of the form {document}/{secret}" in problem["errors"][0]["detail"]
+        assert (await registered(relay, "one/other", "parted"))[0] == 201
+        mirrored = await relay.http.get("/v1/video/query?id=only-one")
+        assert (mirrored.status_code, mirrored.json()["errors"][0]["pointer"]) == (422, "/id")

@@ -80,7 +80,10 @@ async def query_video(context: Context, request: Request, app: apps.App) -> Resp
         return Response(known.body, known.status, headers, media_type="application/json")
     name = context.settings.provider if known is None else known.provider
     key = _key(context, app, task_id, known)
-    answer = await _asked(context, app, _provider(context, name), task_id, key)
+    provider = _provider(context, name)
+    if problem := provider.id_problem(task_id):
+        raise Invalid.at("/id", problem)
+    answer = await _asked(context, app, provider, task_id, key)
     return _passed_on(answer, headers)
 
 

@@ -53,7 +53,7 @@ class WatchRequest:
     Attributes:
         provider: which upstream to ask; None for the configured one.
         metadata: JSON that comes back in every event.
-        expires_in: seconds until relay stops watching; None for the configured time.
+        expires_in: seconds until relay stops watching; None for what the provider's file says, or the configured time.
         upstream_key: the upstream's API key for this watch; None for the configured one.
         permitted: the targets are permitted, whatever the app may have by itself.
     """
@@ -167,7 +167,7 @@ class Actions:
         """Return why this deployment cannot fulfil a request, or does not allow it; None if it can and does."""
         try:
             await self._check_provider(app_id, request)
-            self._expires_in(request.expires_in)
+            self._expires_in(request)
             for index, target in enumerate(request.targets):
                 await slices.turn()
                 await self.targets.check(target, f"/targets/{index}", None if request.permitted else app_id)
@@ -178,7 +178,7 @@ class Actions:
     def _registration(self, app_id: str, request: WatchRequest, traceparent: str | None) -> Registration:
         """Return a request, which is judged, as it is stored: with its secrets sealed."""
         provider = self._provider(request.provider)
-        expires_in = self._expires_in(request.expires_in)
+        expires_in = self._expires_in(request)
         targets = tuple(self.targets.seal(app_id, target) for target in request.targets)
         now = self.clock()
         cadence = self.settings.poll_interval or provider.definition.cadence
@@ -198,10 +198,7 @@ class Actions:
         return self.upstreams.usable(self.settings.provider if name is None else name)
 
     async def _check_provider(self, app_id: str, request: WatchRequest) -> None:
-        """Refuse a watch that its provider cannot be asked about: by its id, or without the key that it needs.
-
-        One that is there may have its own key.
-        """
+        """Refuse a watch whose id lacks a part, or that lacks the key it needs. One that is there may have its own."""
         provider = self._provider(request.provider)
         if problem := provider.id_problem(request.task_id):
             raise Invalid.at("/task_id", problem)
@@ -210,13 +207,14 @@ class Actions:
         if not await self.db.read(registrations.has_key, app_id, provider.name, request.task_id):
             raise Invalid.at("/provider", f"{provider.key_remedy}, or give the watch its own 'upstream_key'")
 
-    def _expires_in(self, seconds: float | None) -> float:
+    def _expires_in(self, request: WatchRequest) -> float:
         longest = int(self.settings.max_expires_in)
-        if seconds is None:
-            return self.settings.expires_in
-        if seconds > longest:
+        if request.expires_in is None:
+            usual = self._provider(request.provider).definition.cadence.expires_in
+            return min(usual or self.settings.expires_in, self.settings.max_expires_in)
+        if request.expires_in > longest:
             raise Invalid.at("/expires_in", f"must be at most {longest} seconds")
-        return seconds
+        return request.expires_in
 
     def _sealed_key(self, app_id: str, provider: str, request: WatchRequest) -> bytes | None:
         if request.upstream_key is None:

@@ -85,6 +85,8 @@ def show(
     for status, meaning in definition.statuses.http.items():
         table.add_row(f"HTTP {status}", meaning)
     table.add_row("asked after", interval(definition.cadence))
+    if definition.cadence.expires_in:
+        table.add_row("given up after", f"{definition.cadence.expires_in / 3600:g} h, unless a watch says otherwise")
     table.add_row("limits", limits(definition.budget))
     if facts["links_need_key"]:
         table.add_row("links", "open only with the provider's key")
@@ -111,7 +113,7 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
         "address": _setting(variable(definition.name, "BASE_URL")),
         "key": _setting(key_variable(definition)),
         "reads": dict(sources(definition.read)),
-        "links_need_key": definition.read.result.key_needed,
+        "links_need_key": definition.read.result.key_needed is True,
         "statuses": definition.statuses.model_dump(mode="json"),
         "cadence": asdict(definition.cadence),
         "budget": asdict(definition.budget),
@@ -152,6 +154,9 @@ def read(
     follow: Annotated[
         str | None, typer.Option(metavar="ANSWER", help="The answer to the second request, where one is made.")
     ] = None,
+    task_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The task's id, for links that are made of it.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show how a recorded answer is read, without a network.
@@ -172,7 +177,9 @@ def read(
     def recorded(source: str, status: int, headers: dict[str, str]) -> Answer:
         body = _recorded(source)
         truncated = len(body) > definition.request.max_bytes
-        return Answer(status, headers, body, truncated=truncated, base_url=definition.request.base_url)
+        names = {} if task_id is None else {"task_id": task_id}
+        base_url = definition.request.base_url
+        return Answer(status, headers, body, truncated=truncated, base_url=base_url, names=names)
 
     first = recorded(answer, status, dict(map(_header, header)))
     second = None if follow is None else recorded(follow, 200, {})

@@ -26,6 +26,7 @@ class Cadence:
         growth: the factor from one interval to the next, from `first` until `steady`.
         floor: the shortest interval, jitter included.
         jitter: the share of an interval, 0 to 1, that is taken off at random at most.
+        expires_in: from the registration to the deadline, where that says nothing; None for the configured time.
     """
 
     first: float = 5.0
@@ -33,6 +34,7 @@ class Cadence:
     growth: float = 1.25
     floor: float = 1.0
     jitter: float = 0.1
+    expires_in: float | None = None
 
     def __post_init__(self) -> None:
         seconds = (self.first, self.steady, self.floor)
@@ -40,6 +42,8 @@ class Cadence:
             raise ValueError("first, steady and floor must be 0 to 86400 seconds, steady more than 0")
         if not (0 < self.growth <= 10 and 0 <= self.jitter <= 1):
             raise ValueError("growth must be more than 0 and at most 10, jitter 0 to 1")
+        if self.expires_in is not None and not self.expires_in >= 1:
+            raise ValueError("expires_in must be at least 1 second")
 
 
 def first_poll(cadence: Cadence, now: Millis, chance: float) -> Millis:

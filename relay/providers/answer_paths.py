@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import field_validator
 
-from relay.providers.paths import Path, Progress, Table, as_path
+from relay.providers.paths import KeyNeeded, Path, Progress, Table, as_path
 
 
 class ResultPaths(Table):
-    """`[read.result]`: `key_needed` says that the links open only with the provider's key."""
+    """`[read.result]`: `key_needed` says which links open only with the provider's key: all of them, or those."""
 
     url: Path = Path(expressions=())
     thumbnail_url: Path = Path(expressions=())
@@ -18,7 +18,7 @@ class ResultPaths(Table):
     enhanced_prompt: Path = Path(expressions=())
     text: Path = Path(expressions=())
     ref: Path = Path(expressions=())
-    key_needed: bool = False
+    key_needed: KeyNeeded = False
 
     _paths = field_validator("*", mode="before")(as_path)
 

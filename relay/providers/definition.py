@@ -21,7 +21,7 @@ from relay.providers.id_form import IdForm
 from relay.providers.paths import TAGS, Table
 from relay.providers.placeholders import names_in, unknown_in
 from relay.settings.sources import from_environment, toml_of
-from relay.settings.types import MIB, Size, fits_in_a_header
+from relay.settings.types import MIB, Size, duration, fits_in_a_header
 
 
 class Statuses(Table):
@@ -214,6 +214,16 @@ class Definition(Table):
     caution: Caution = Caution()
     cadence: Cadence = Cadence()
     budget: Limit = Limit()
+
+    @field_validator("cadence", mode="before")
+    @classmethod
+    def _with_a_duration(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or "expires_in" not in table:
+            return table
+        try:
+            return {**table, "expires_in": duration(table["expires_in"])}
+        except ValueError as error:
+            raise ValueError(f"expires_in: {error}") from None
 
     @model_validator(mode="after")
     def _follows_within_a_claim(self) -> Self:

@@ -43,6 +43,7 @@ class Answer:
         reservation: keeps the memory of a large body reserved.
         secrets: forms of what must not be repeated, for a body that is written anew.
         base_url: the address of the upstream, for links that a file makes of it.
+        names: what the placeholders of the task stand for, for the same.
     """
 
     status: int
@@ -53,6 +54,12 @@ class Answer:
     reservation: object = field(default=None, repr=False, compare=False)
     secrets: Sequence[bytes] = field(default=(), repr=False, compare=False)
     base_url: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def link_names(self) -> dict[str, str]:
+        """Return what every placeholder of a link stands for."""
+        return {**self.names, "base_url": self.base_url}
 
 
 @dataclass(frozen=True, slots=True)

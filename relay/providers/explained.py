@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from relay.model.reading import Kind, Reading
@@ -49,7 +49,7 @@ def explain(definition: Definition, answer: Answer, reading: Reading) -> Explana
     lists = {status: name for name, group in definition.statuses.lists.items() for status in group}
     return Explanation(
         statuses=[_status(word, lists.get(word.status, "in no list")) for word in words],
-        sources=list(_sources(definition, places, reading)),
+        sources=list(_sources(definition, places, reading, answer.link_names)),
         unlisted=sorted({word.status for word in words if word.status not in lists}),
         repaired=document.repaired,
     )
@@ -59,12 +59,14 @@ def _status(word: Word, listed: str) -> Source:
     return Source(word.where, f"status ({listed})", _short(word.status))
 
 
-def _sources(definition: Definition, places: Sequence[Place], reading: Reading) -> Iterator[Source]:
+def _sources(
+    definition: Definition, places: Sequence[Place], reading: Reading, names: Mapping[str, str]
+) -> Iterator[Source]:
     read = definition.read
     if reading.progress is not None:
         yield from _first("progress", read.progress, places, lambda value: progress_of(value) is not None)
     if reading.kind is Kind.COMPLETED:
-        _, find = links_of(read.result.url, places, definition.request.base_url)
+        _, find = links_of(read.result.url, places, names)
         if find is not None:
             yield Source(find.where, "result.url", _short(find.value))
         for name in ("thumbnail_url", "preview_url"):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
 from relay.model.times import rfc3339
+from relay.providers.placeholders import filled_url
 
 MAX_TEXT = 4096
 """Characters of a text that are kept."""
@@ -38,18 +40,24 @@ BASE_URL = "{base_url}"
 """What a link may begin with that a file makes itself: it stands for the address of the upstream."""
 
 
-def links_in(value: Any, base_url: str = "") -> list[str]:
-    """Return the links that a value is: a text, or a list of texts. One may begin with `BASE_URL`."""
+def links_in(value: Any, names: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Return the links that a value is: a text, or a list of texts.
+
+    Args:
+        names: what the placeholders stand for in links that a file makes.
+    """
     texts = value[:MAX_LINKS] if isinstance(value, list) else [value]
-    return [link for text in texts if (link := _link(text, base_url))]
+    return [link for text in texts if (link := _link(text, names))]
 
 
-def _link(value: Any, base_url: str) -> str | None:
+def _link(value: Any, names: Mapping[str, str]) -> str | None:
     if not isinstance(value, str) or len(value) > MAX_LINK + 100:
         return None
     link = value.strip().strip(_BLANKS).strip()
-    if link.startswith(BASE_URL):
-        link = base_url + link.removeprefix(BASE_URL)
+    if "{" in link:
+        if link.startswith(BASE_URL):
+            link = names.get("base_url", "") + link.removeprefix(BASE_URL)
+        link = filled_url(link, names)
     return link if len(link) <= MAX_LINK and _LINK.match(link) else None
 
 

@@ -96,8 +96,9 @@ class FollowUp:
             return reading
         places = places_of(document.value, self._members)
         paths = self._table.result
-        urls, find = links_of(paths.url, places, second.base_url)
-        more = {name: value for name, value in result_of(paths, urls, places).items() if value}
+        names = second.link_names
+        urls, find = links_of(paths.url, places, names)
+        more = {name: value for name, value in result_of(paths, urls, places, names).items() if value}
         inline = reading.inline or stands_inside(paths, urls, find, places)
         return replace(reading, result=cast(Result, {**reading.result, **more}), inline=inline)
 

@@ -132,7 +132,14 @@ Progress = Annotated[
     Annotated[Path, Tag("expressions")] | Annotated[Quotient, Tag("quotient")], Discriminator(_kind_of_progress)
 ]
 
-TAGS = ("expressions", "quotient", "number")
+
+def _kind_of_flag(value: Any) -> str:
+    return "expressions" if isinstance(value, Path | dict) else "flag"
+
+
+KeyNeeded = Annotated[Annotated[Path, Tag("expressions")] | Annotated[bool, Tag("flag")], Discriminator(_kind_of_flag)]
+
+TAGS = ("expressions", "quotient", "number", "flag")
 """What pydantic puts into the place of an error, where a file has no such key."""
 
 

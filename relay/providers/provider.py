@@ -144,7 +144,7 @@ class Provider:
             template = self._templates.get(key) or self._prepare(key)
             names = self._names_of(task_id)
             target = _target(filled_url(self._target, names))
-            answer = await self._exchange(template.request, target, self._body_of(names), template)
+            answer = await self._exchange(template.request, target, self._body_of(names), template, names)
         except NoRoom:
             raise
         except httpx.HTTPError as error:
@@ -173,8 +173,9 @@ class Provider:
         key = key or self._key
         try:
             template = self._templates.get(key) or self._prepare(key)
-            target = _target(self._follow_up.target(answer, self._names_of(task_id)))
-            second = await self._exchange(template.follow_up, target, b"", template)
+            names = self._names_of(task_id)
+            target = _target(self._follow_up.target(answer, names))
+            second = await self._exchange(template.follow_up, target, b"", template, names)
         except NoRoom:
             raise
         except (httpx.HTTPError, NoFollowUp) as error:
@@ -192,7 +193,7 @@ class Provider:
         return replace(reading, body=reading.body and TOO_LARGE, aside=reading.aside and TOO_LARGE)
 
     async def _exchange(
-        self, request: PreparedRequest, target: bytes, content: bytes, template: QueryTemplate
+        self, request: PreparedRequest, target: bytes, content: bytes, template: QueryTemplate, names: Mapping[str, str]
     ) -> Answer:
         response = await self._exchanger.exchange(request, target, content)
         body = response.body
@@ -208,7 +209,7 @@ class Provider:
         unread = redact(response.unread.encode(), secret_forms).decode() if response.unread else ""
         body = redact(body, secret_forms)
         return Answer(
-            response.status, headers, body, truncated, unread, response.reservation, secret_forms, self._address
+            response.status, headers, body, truncated, unread, response.reservation, secret_forms, self._address, names
         )
 
     def _names_of(self, task_id: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ an explicit failure is a failure, and any other answer says nothing about the ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -110,7 +110,7 @@ class Reader:
         if word.kind is Kind.PENDING:
             return self._pending(about, answer, word.status, places, now)
         if word.kind is Kind.COMPLETED:
-            return self._completed(about, word, places, answer.base_url)
+            return self._completed(about, word, places, answer.link_names)
         problem = self._reasons.problem(places, word.status, f"the upstream says '{word.status}'", "and no more")
         if word.kind is Kind.FAILED:
             return about(Kind.FAILED, word.status, self._progress(places), error=problem)
@@ -126,7 +126,7 @@ class Reader:
         no_file = content_type.startswith("text/") or ("json" in content_type and not answer.truncated)
         if kind is not Kind.COMPLETED or no_file or not answer.body:
             return _nothing(Kind.NOT_UNDERSTOOD, "not_json", f"HTTP {answer.status}, but the answer {_flaw(answer)}")
-        return Reading(kind, status, 1.0, result=result_of(self._read.result, [], ()), inline=True)
+        return Reading(kind, status, 1.0, result=result_of(self._read.result, [], (), {}), inline=True)
 
     def _http_word(self, code: int, places: Sequence[Place]) -> Word | None:
         """Return the HTTP status as the status of the task, where the file says what it means."""
@@ -149,13 +149,15 @@ class Reader:
         model = self._read.model.first(places) if self._read.model.expressions else None
         return clean(model)[:MAX_STATUS] if isinstance(model, str) else None
 
-    def _completed(self, about: partial[Reading], word: Word, places: Sequence[Place], base_url: str) -> Reading:
+    def _completed(
+        self, about: partial[Reading], word: Word, places: Sequence[Place], names: Mapping[str, str]
+    ) -> Reading:
         paths = self._read.result
-        urls, find = links_of(paths.url, places, base_url)
+        urls, find = links_of(paths.url, places, names)
         if not self._is_own_success(word, find, places):
             return about(Kind.PENDING, progress=self._progress(places))
         inline = stands_inside(paths, urls, find, places)
-        result = result_of(paths, urls, places)
+        result = result_of(paths, urls, places, names)
         return about(Kind.COMPLETED, word.status, 1.0, result=result, inline=inline, model=self._model(places))
 
     def _no_status(self, places: Sequence[Place]) -> Reading:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from relay.model.reading import Result
@@ -11,17 +11,20 @@ from relay.providers.fields import MAX_LINKS, is_inline, link_expiry, links_in, 
 from relay.providers.paths import Find, Path, Place
 
 
-def links_of(path: Path, places: Sequence[Place], base_url: str = "") -> tuple[list[str], Find | None]:
+def links_of(path: Path, places: Sequence[Place], names: Mapping[str, str]) -> tuple[list[str], Find | None]:
     """Return all links of a result, the first one first, and where that was found.
 
     Of the lists that hold the first link, it is the longest. Without any link, it is where a `data:` URL stands.
+
+    Args:
+        names: what the placeholders of links stand for.
     """
     lists: list[list[str]] = []
     first = None
     inline = None
     for _, group in groupby(path.finds(places), lambda find: find.where):
         finds = list(group)
-        if links := [link for find in finds for link in links_in(find.value, base_url)]:
+        if links := [link for find in finds for link in links_in(find.value, names)]:
             lists.append(links)
             first = first or finds[0]
         elif any(is_inline(find.value) for find in finds):
@@ -37,11 +40,17 @@ def stands_inside(paths: ResultPaths, urls: list[str], find: Find | None, places
     return (find is not None and not urls) or paths.text.first(places) is not None
 
 
-def result_of(paths: ResultPaths, urls: list[str], places: Sequence[Place]) -> Result:
+def result_of(paths: ResultPaths, urls: list[str], places: Sequence[Place], names: Mapping[str, str]) -> Result:
     """Return the result of a completed task, its links found already."""
 
+    def links(path: Path) -> Iterator[str]:
+        return (link for find in path.finds(places) for link in links_in(find.value, names))
+
     def link(path: Path) -> str | None:
-        return next((link for find in path.finds(places) for link in links_in(find.value)), None)
+        return next(links(path), None)
+
+    def is_closed(url: str) -> bool:
+        return url in links(paths.key_needed) if isinstance(paths.key_needed, Path) else paths.key_needed
 
     def size(path: Path) -> int | None:
         pixels = path.first(places)
@@ -57,6 +66,6 @@ def result_of(paths: ResultPaths, urls: list[str], places: Sequence[Place]) -> R
         enhanced_prompt=text_of(paths.enhanced_prompt.first(places)),
         text=whole_text_of(paths.text.first(places)),
         ref=text_of(paths.ref.first(places)),
-        key_needed=paths.key_needed and bool(urls),
+        key_needed=bool(urls) and is_closed(urls[0]),
         expires_at=link_expiry(urls[0]) if urls else None,
     )

@@ -166,6 +166,52 @@ def test_a_link_that_the_file_makes_and_that_wants_the_key(tmp_path: Path) -> No
     assert not without.result["key_needed"]
 
 
+def test_links_that_are_made_of_the_id(tmp_path: Path) -> None:
+    file = tmp_path / "example.toml"
+    file.write_text(
+        """
+        request = { id = "{app}/{job}", path = "/{app}/{job}" }
+        read.status = "status"
+        read.result.url = "'{base_url}/v1/{task_id}/content'"
+        read.result.thumbnail_url = "'{base_url}/thumbs/{job}.webp'"
+        read.result.preview_url = "preview"
+        statuses.completed = ["done"]
+        """,
+        "utf-8",
+    )
+    definition = load_definition(file, {})
+    own = Reader(definition.read, definition.statuses, definition.errors)
+    names = {"task_id": "a/b c", "app": "a", "job": "b c"}
+    body = b'{"status":"done","preview":"https://cdn.example/{job}{x}"}'
+    result = own.read(Answer(200, {}, body, base_url="https://up.example/base", names=names), NOW).result
+    assert result is not None
+    assert result["url"] == "https://up.example/base/v1/a%2Fb%20c/content"
+    assert result["thumbnail_url"] == "https://up.example/base/thumbs/b%20c.webp"
+    assert result["preview_url"] == "https://cdn.example/b%20c{x}"
+
+
+@pytest.mark.parametrize(("link", "needed"), [("https://cdn.example/a", False), ("https://up.example/own/a", True)])
+def test_links_of_which_some_want_the_key(link: str, needed: bool, tmp_path: Path) -> None:
+    some = reader(tmp_path, "read.result = { url = 'link', key_needed = \"[link][?contains(@, '/own/')]\" }")
+    result = read(some, {"status": "done", "link": link}).result
+    assert result is not None
+    assert (result["url"], result["key_needed"]) == (link, needed)
+    assert "read.result.key_needed" in refusal(tmp_path, "read.result = { url = 'link', key_needed = '[' }")
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"), [('"49h"', 176400.0), ("90", 90.0), ('"soon"', None), ("0", None), ("true", None)]
+)
+def test_a_deadline_of_the_provider(told: str, seconds: float | None, tmp_path: Path) -> None:
+    file = tmp_path / "example.toml"
+    file.write_text(f"{SMALLEST}cadence.expires_in = {told}", "utf-8")
+    if seconds is None:
+        with pytest.raises(ConfigError, match="expires_in"):
+            load_definition(file, {})
+    else:
+        assert load_definition(file, {}).cadence.expires_in == seconds
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "word"),
     [

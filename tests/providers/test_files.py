@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,23 @@ async def test_the_mirror_asks_nothing_without_the_key(folder: Path) -> None:
         answer = await relay.http.get("/v1/video/query?id=task")
     assert answer.status_code == 502
     assert answer.json()["detail"] == "'runway' needs an API key: set RUNWAY_API_KEY"
+
+
+@pytest.mark.anyio
+async def test_the_deadline_is_the_registrations_else_the_files_else_the_configured_one(folder: Path) -> None:
+    (folder / "providers/long.toml").write_text('extends = "open"\n[cadence]\nexpires_in = "49h"\n', "utf-8")
+    (folder / "providers/longer.toml").write_text('extends = "open"\n[cadence]\nexpires_in = "90d"\n', "utf-8")
+    async with deployment(environ_of(folder), working=False) as relay:
+        for provider, more, hours in [
+            ("long", {"expires_in": 3600}, 1),
+            ("long", {}, 49),
+            ("longer", {}, 30 * 24),
+            ("open", {}, 24),
+        ]:
+            status, watch = await registered(relay, f"task-{hours}", provider, **more)
+            assert status == 201
+            times = [datetime.fromisoformat(watch[name]) for name in ("created_at", "expires_at")]
+            assert (times[1] - times[0]).total_seconds() == pytest.approx(hours * 3600, abs=1)
 
 
 # ----------------------------------------------------------------------------------------- whose ids have several parts

@@ -34,8 +34,11 @@ def definition(name: str) -> Definition:
 def read(name: str, case: dict[str, Any], folder: Path) -> Recorded:
     body = (folder / case["body_file"]).read_bytes() if "body_file" in case else case.get("body", "").encode()
     headers = {header.lower(): value for header, value in case.get("headers", {}).items()}
+    names = {"task_id": case["task_id"]} if "task_id" in case else {}
     address = definition(name).request.base_url or ADDRESS
-    answer = Answer(case.get("http_status", 200), headers, body, case.get("truncated", False), base_url=address)
+    answer = Answer(
+        case.get("http_status", 200), headers, body, case.get("truncated", False), base_url=address, names=names
+    )
     second = Answer(200, {}, case["follow"].encode(), base_url=address) if "follow" in case else None
     return read_recorded(definition(name), answer, second, 0)
 

@@ -112,7 +112,9 @@ class WatchIn(Request):
     metadata: Metadata = Field(
         "{}", description="Comes back in every event; at most 4 KiB.", json_schema_extra={"default": {}}
     )
-    expires_in: int | None = Field(None, ge=1, description="Seconds until relay stops watching.")
+    expires_in: int | None = Field(
+        None, ge=1, description="Seconds until relay stops watching; else what the provider says, or RELAY_EXPIRES_IN."
+    )
     upstream_key: (
         Annotated[
             str,

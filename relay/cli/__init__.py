@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from relay import __version__
-from relay.cli import apps, deployment, development, processes, providers, slack, watch
+from relay.cli import apps, deployment, development, processes, provider_drafts, providers, slack, watch
 from relay.cli.common import console, make_streams_writable, null_stream
 from relay.errors import RelayError
 
@@ -56,11 +56,12 @@ cli.add_typer(
 )
 cli.add_typer(
     _group(
-        "List, show, check and try the declared upstreams.\n\nExample: relay providers list",
+        "List, show, check, draft and try the declared upstreams.\n\nExample: relay providers list",
         list=providers.list_,
         show=providers.show,
         check=providers.check,
         read=providers.read,
+        new=provider_drafts.new,
         **{"try": providers.try_},
     ),
     name="providers",

@@ -189,7 +189,7 @@ class Actions:
             targets=targets,
             metadata=request.metadata,
             upstream_key=self._sealed_key(app_id, provider.name, request),
-            first_poll_at=first_poll(cadence, now, random.random()),  # noqa: S311
+            first_poll_at=first_poll(cadence, now, None if provider.definition.bulk else random.random()),  # noqa: S311
             expires_at=now + round(expires_in * 1000),
             traceparent=traceparent,
         )

@@ -40,6 +40,7 @@ from relay.model.watch import Caution, State
 from relay.outbound.lane import Limit
 from relay.outbound.prepared import OverHttpx
 from relay.providers.answer_paths import Envelope, ErrorPaths, Read, ResultPaths
+from relay.providers.bulk import Bulk
 from relay.providers.definition import (
     Definition,
     Errors,
@@ -300,6 +301,7 @@ MODELS: dict[str, Any] = {
     "read.result": ResultPaths,
     "read.error": ErrorPaths,
     "follow": Follow,
+    "bulk": Bulk,
     "statuses": Statuses,
     "errors": Errors,
     "caution": Caution,

@@ -19,7 +19,7 @@ from relay.model import cadence, retry, watch
 from relay.model.watch import Caution
 from relay.outbound import codings, connections, lanes, receivers, reservations
 from relay.outbound.lane import Limit
-from relay.providers import provider, upstreams
+from relay.providers import provider, shared_queries, upstreams
 from relay.providers.definition import MAX_ANSWER, MAX_TIMEOUT, Definition, RequestTable, load_definition
 from relay.providers.fields import MAX_WHOLE_TEXT
 from relay.providers.provider import MAX_KEPT
@@ -94,6 +94,7 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "more than 0, at most {}, because": highest(lambda most: RequestTable(path="/{task_id}", timeout=most)),
         "because a claim holds {} |": poller.LEASE,
         "`timeout` is at most {} in such": MAX_TIMEOUT / 2,
+        "every task of that key alone for {}.": shared_queries.ALONE,
         "at least {}, at most {} |": (LEAST, LEAST + highest(lambda more: request_with(max_bytes=LEAST + more))),
         "since the registration; at most {} |": highest(lambda most: Caution(lost_grace=most)),
         "unless `bare_after` is 1; at most {} |": highest(lambda most: Caution(bare_grace=most)),
@@ -150,6 +151,7 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "Up to {} have a place or wait for one": upstreams.MAX_UNDER_WAY,
         "moves `next_poll_at` {} ahead": poller.LEASE,
         "wait would be longer than {}, the row": lanes.SHORT_WAIT,
+        "one key that are due within {} of each other": shared_queries.GATHER,
         "looks at the watch again after {}": poller.UNUSABLE_WAIT,
         "If for {} past the deadline": watch.LAST_WAIT / 1000,
         "for up to `RELAY_GRACE` ({})": default("grace"),

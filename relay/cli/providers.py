@@ -72,6 +72,8 @@ def show(
     console.print(f"{definition.name}: {definition.title} ({definition.noun})\n\n{about}\n", soft_wrap=True)
     table = Table(box=None, show_header=False)
     table.add_row("asks", facts["asks"])
+    if facts["asks_about_many"]:
+        table.add_row("about many", facts["asks_about_many"])
     if facts["id"]:
         table.add_row("id", facts["id"])
     for what in ("address", "key"):
@@ -100,7 +102,7 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from relay.providers.definition import variable
-    from relay.providers.overview import key_variable, query_line, sources
+    from relay.providers.overview import bulk_line, key_variable, query_line, sources
 
     return {
         "name": definition.name,
@@ -109,6 +111,7 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
         "about": about,
         "configured": bool(definition.request.base_url),
         "asks": query_line(definition.request),
+        "asks_about_many": bulk_line(definition),
         "id": definition.request.id or None,
         "address": _setting(variable(definition.name, "BASE_URL")),
         "key": _setting(key_variable(definition)),

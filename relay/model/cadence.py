@@ -11,6 +11,12 @@ from relay.model.watch import Watch
 MAX_BACKOFF = 8
 """The factor by which misses stretch the interval at most."""
 
+SLOTS = 4
+"""Moments in an interval at which tasks come due that share queries."""
+
+SHORTEST_SLOT = 0.5
+"""Seconds between two such moments, at least."""
+
 MAX_RETRY_AFTER = 3600.0
 """The longest `Retry-After` of an upstream that relay obeys, in seconds."""
 
@@ -46,30 +52,44 @@ class Cadence:
             raise ValueError("expires_in must be at least 1 second")
 
 
-def first_poll(cadence: Cadence, now: Millis, chance: float) -> Millis:
+def first_poll(cadence: Cadence, now: Millis, chance: float | None) -> Millis:
     """Return when to query a task that is registered `now` for the first time.
 
     Args:
-        chance: a random number in 0..1, which spreads the queries.
+        chance: a random number in 0..1, which spreads the queries; None for tasks that are to come due together.
     """
+    if chance is None:
+        return _together(now + round(cadence.first * 750), now + round(cadence.first * 500), cadence.first)
     return now + round(cadence.first * (1 - chance / 2) * 1000)
 
 
-def next_poll(cadence: Cadence, watch: Watch, reading: Reading, asked_at: Millis, now: Millis, chance: float) -> Millis:
+def _together(due: Millis, earliest: Millis, interval: float) -> Millis:
+    """Return the moment near one at which all tasks with this interval come due, so that they can share queries."""
+    step = round(max(interval / SLOTS, SHORTEST_SLOT) * 1000)
+    slot = (due + step // 2) // step * step
+    return slot if slot >= earliest else slot + step
+
+
+def next_poll(
+    cadence: Cadence, watch: Watch, reading: Reading, asked_at: Millis, now: Millis, chance: float | None
+) -> Millis:
     """Return when to query a task again after `reading`.
 
     An interval begins when the query was sent, so that slow answers do not add to it. Misses stretch it, a wait that
     the upstream asks for postpones its end, and nothing extends the deadline of the watch.
 
     Args:
-        chance: a random number in 0..1 for the jitter.
+        chance: a random number in 0..1 for the jitter; None for tasks that are to come due together.
     """
     # The exponent is limited, because growth ** 100_000 overflows. The steady interval is reached long before.
     grown = cadence.first * cadence.growth ** float(min(watch.polls, 64))
     interval = min(cadence.steady, grown) if cadence.growth > 1 else cadence.steady
-    interval = max(cadence.floor, interval * (1 - cadence.jitter * chance))
+    interval = max(cadence.floor, interval * (1 - cadence.jitter * (chance or 0.0)))
     interval *= min(MAX_BACKOFF, 2.0 ** min(max(0, watch.misses - 1), 10))
-    due = max(now, asked_at + round(interval * 1000))
+    due = asked_at + round(interval * 1000)
+    if chance is None:
+        due = _together(due, asked_at + round(cadence.floor * 1000), interval)
+    due = max(now, due)
     if reading.retry_after is not None:
         due = max(due, now + round(min(reading.retry_after, MAX_RETRY_AFTER) * 1000))
     return max(now, min(due, watch.expires_at))

@@ -16,6 +16,7 @@ from relay.model.cadence import Cadence
 from relay.model.watch import NOUN, Caution
 from relay.outbound.lane import Limit
 from relay.providers.answer_paths import Read
+from relay.providers.bulk import Bulk
 from relay.providers.follow import Follow
 from relay.providers.id_form import IdForm
 from relay.providers.paths import TAGS, Table
@@ -209,6 +210,7 @@ class Definition(Table):
     request: RequestTable
     read: Read
     follow: Follow | None = None
+    bulk: Bulk | None = None
     statuses: Statuses
     errors: Errors = Errors()
     caution: Caution = Caution()
@@ -233,6 +235,14 @@ class Definition(Table):
             raise ValueError(f"follow.path: '{unknown}' stands for nothing: name it in 'with'")
         if self.request.timeout > MAX_TIMEOUT / 2:
             raise ValueError(f"request.timeout: at most {MAX_TIMEOUT / 2:g} with a second request in [follow]")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_whole_ids(self) -> Self:
+        if self.bulk is not None and self.request.id:
+            raise ValueError("bulk: a query about several tasks has no place for ids of several parts")
+        if self.bulk is not None and self.follow is not None:
+            raise ValueError("bulk: the second request in [follow] needs the answer about one task")
         return self
 
     @property

@@ -37,6 +37,16 @@ def query_line(request: RequestTable) -> str:
     return f"{request.method} {request.base_url}{request.path}" + (f"?{query}" if query else "")
 
 
+def bulk_line(definition: Definition) -> str | None:
+    """Write what is asked about several tasks at once; None where nothing is."""
+    bulk = definition.bulk
+    if bulk is None:
+        return None
+    query = "&".join(f"{name}={value}" for name, value in bulk.query.items())
+    method = "GET" if bulk.json_body is None else "POST"
+    return f"{method} {definition.request.base_url}{bulk.path}" + (f"?{query}" if query else "")
+
+
 def interval(cadence: Cadence) -> str:
     """Write how often a task is asked about: after how long at first, and how often in the end."""
     if cadence.first == cadence.steady:

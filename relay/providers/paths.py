@@ -84,6 +84,11 @@ class Path(Table):
                         return value
         return None
 
+    def raw(self, value: Any) -> Any:
+        """Return what the expressions find first in a value, even if it is empty; None if they find nothing."""
+        found = (search(value) for _, search in self._searches)
+        return next((find for find in found if find is not None), None)
+
 
 def as_path(value: Any) -> Any:
     """Return what a file may write for a path, one expression or a list of them, as the table it stands for."""

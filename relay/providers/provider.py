@@ -20,6 +20,7 @@ from relay.outbound.codings import READABLE
 from relay.outbound.descriptors import NoRoom
 from relay.outbound.prepared import Exchanger, PreparedRequest
 from relay.outbound.transport import failure_class
+from relay.providers.bulk import MISSING, unshared
 from relay.providers.definition import SANDBOX, Definition, variable
 from relay.providers.document import Answer
 from relay.providers.follow import FollowUp, NoFollowUp
@@ -56,12 +57,28 @@ class QueryTemplate(NamedTuple):
     Attributes:
         request: all of them, but for the task.
         follow_up: all second requests, but for their target.
+        bulk: all queries about several tasks, but for the tasks.
         secret_forms: how the key may be written in an answer.
     """
 
     request: PreparedRequest
     follow_up: PreparedRequest
+    bulk: PreparedRequest
     secret_forms: tuple[bytes, ...]
+
+
+class SharedReading(NamedTuple):
+    """What one query about several tasks came to.
+
+    Attributes:
+        of_tasks: what it says of each task, by its id, as far as it says something.
+        otherwise: what it is for each of the others: a poll that told nothing.
+        refused: the upstream has no list for several tasks.
+    """
+
+    of_tasks: Mapping[str, Reading]
+    otherwise: Reading
+    refused: bool = False
 
 
 class Provider:
@@ -90,8 +107,8 @@ class Provider:
         self._address = str(self._base).rstrip("/") if self._base else ""
         self.host = self._base.host if self._base else ""
         query = "&".join(f"{quote(name, safe='')}={as_text(value)}" for name, value in definition.request.query.items())
-        prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
-        self._target = prefix + definition.request.path + (f"?{query}" if query else "")
+        self._prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
+        self._target = self._prefix + definition.request.path + (f"?{query}" if query else "")
         self._templates: dict[str | None, QueryTemplate] = {}
         self._id_form = IdForm(definition.request.id)
         follow = definition.follow
@@ -151,6 +168,38 @@ class Provider:
             failure = failure_class(error)
             return not_answered(failure, f"no answer from {self.host}: {str(error) or failure}"), None
         return self._read(answer, now), answer
+
+    async def query_many(self, task_ids: Sequence[str], key: str | None, now: Millis) -> SharedReading:
+        """Ask once about several tasks, as `query` does about one. What it says of others is none of their business.
+
+        Raises:
+            NoRoom: nothing was sent, because relay itself had no connection to spare.
+        """
+        bulk = self.definition.bulk
+        key = key or self._key
+        if bulk is None or not fits_in_a_header(key):
+            return SharedReading({}, not_answered("unauthorized", UNUSABLE_KEY))
+        try:
+            template = self._templates.get(key) or self._prepare(key)
+            target = _target(self._prefix + bulk.target(task_ids))
+            answer = await self._exchange(template.bulk, target, bulk.body(task_ids), template, {})
+        except NoRoom:
+            raise
+        except httpx.HTTPError as error:
+            failure = failure_class(error)
+            return SharedReading({}, not_answered(failure, f"no answer from {self.host}: {failure}"))
+        whole = self._reader.read(answer, now)
+        items = None if whole.limited or answer.status >= 300 else bulk.items(answer)
+        if items is None:
+            refused = answer.status < 500 and not whole.limited and answer.status not in (401, 402, 403, 408)
+            return SharedReading({}, unshared(whole, answer), refused)
+        readings = {task_id: self._read_item(task_id, item, answer, now) for task_id, item in items.items()}
+        return SharedReading(readings, Reading(Kind.NOT_UNDERSTOOD, error=MISSING))
+
+    def _read_item(self, task_id: str, item: bytes, answer: Answer, now: Millis) -> Reading:
+        """Return what an answer about several tasks says of one: what is kept of it is less than the whole answer."""
+        own = replace(answer, body=item, names=self._names_of(task_id))
+        return replace(self._read(own, now), cut=True)
 
     def is_followed(self, reading: Reading) -> bool:
         """Return whether a reading calls for a second request, in which its result is."""
@@ -237,18 +286,24 @@ class Provider:
         for name, value in table.headers.items():
             if "{key}" not in value or key:
                 headers[name] = value.replace("{key}", key or "")
-        request = self._prepared(table.method, self._base, headers)
-        follow_up = request if table.method == "GET" else self._prepared("GET", self._base, headers)
+        request = self._prepared(table.method, self._base, headers, as_json=table.json_body is not None)
+        get = request if table.method == "GET" else self._prepared("GET", self._base, headers)
+        bulk = self.definition.bulk
+        many = (
+            get if bulk is None or bulk.json_body is None else self._prepared("POST", self._base, headers, as_json=True)
+        )
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()
-        template = QueryTemplate(request, follow_up, encoded_forms([key] if key else []))
+        template = QueryTemplate(request, get, many, encoded_forms([key] if key else []))
         self._templates[key] = template
         return template
 
-    def _prepared(self, method: str, base: httpx.URL, headers: httpx.Headers) -> PreparedRequest:
+    def _prepared(
+        self, method: str, base: httpx.URL, headers: httpx.Headers, *, as_json: bool = False
+    ) -> PreparedRequest:
         """Make a request of which only the target and the body are missing."""
         table = self.definition.request
-        if method == "POST" and table.json_body is not None:
+        if as_json:
             headers = httpx.Headers([*headers.items(), ("Content-Type", "application/json")])
         extensions = {"timeout": table.timeout, "max_bytes": table.max_bytes, "reuse": True}
         # Given as a stream, the body spares httpx making headers for it: each query has its own.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from relay.errors import Invalid
 from relay.model.reading import Kind, Reading
@@ -17,8 +18,9 @@ from relay.outbound.lanes import Lanes
 from relay.outbound.shares import on_behalf_of
 from relay.providers.document import Answer
 from relay.providers.files import ProviderFiles
-from relay.providers.provider import Provider
+from relay.providers.provider import Provider, SharedReading
 from relay.providers.routing import Routing
+from relay.providers.shared_queries import Asker, SharedQueries
 
 MAX_UNDER_WAY = 500
 """Queries under way at once in one process, whomever they ask."""
@@ -33,6 +35,8 @@ A fast lane has work while the next claims are on their way from the database, a
 ROOM_RETRY = 1.0
 """Seconds until the next try where relay itself had no connection to spare."""
 
+
+OutcomeT = TypeVar("OutcomeT")
 
 NO_READING = Reading(Kind.NOT_ANSWERED)
 """What a query is to its lane until it has been read."""
@@ -76,6 +80,7 @@ class Upstreams(Mapping[str, Provider]):
         self._clock = clock
         self.lanes = Lanes(MAX_UNDER_WAY, MAX_WAITING, between_apps=True)
         self._shared: dict[tuple[str, str, str | None], asyncio.Task[Query | Busy]] = {}
+        self._together: SharedQueries[Query | Busy] = SharedQueries(self._ask_many)
         self._routing = Routing()
 
     def __getitem__(self, name: str) -> Provider:
@@ -133,9 +138,9 @@ class Upstreams(Mapping[str, Provider]):
             caller: whose turn it is.
         """
 
-        async def ask(at: Millis) -> Query:
+        async def ask(at: Millis) -> tuple[Reading, Query]:
             reading, answer = await provider.query(task_id, key, at)
-            return Query(at, reading, answer)
+            return reading, Query(at, reading, answer)
 
         first = await self._in_turn(provider, key, caller, ask)
         if isinstance(first, Busy):
@@ -145,15 +150,58 @@ class Upstreams(Mapping[str, Provider]):
             return first
         answer = first.answer
 
-        async def follow(at: Millis) -> Query:
+        async def follow(at: Millis) -> tuple[Reading, Query]:
             reading = await provider.follow(task_id, key, first.reading, answer, at)
-            return Query(first.asked_at, reading, answer)
+            return reading, Query(first.asked_at, reading, answer)
 
         return await self._in_turn(provider, key, caller, follow)
 
-    async def _in_turn(
-        self, provider: Provider, key: str | None, caller: Caller, ask: Callable[[Millis], Awaitable[Query]]
+    async def poll(
+        self, provider: Provider, task_id: str, key: str | None, caller: Caller, *, alone: bool = False
     ) -> Query | Busy:
+        """Ask as `query` does, for a poll, which may share its query with those of other tasks.
+
+        Args:
+            alone: it may not: more can be learned of this task by itself.
+        """
+        key = provider.lane(key)[1]
+        if alone or caller.kind is not CallKind.POLL or not self._together.allows(provider, key):
+            return await self.query(provider, task_id, key, caller)
+        return await self._together.query(provider, task_id, key, caller.app)
+
+    async def _ask_many(
+        self, provider: Provider, key: str | None, app: str, take: Callable[[], Sequence[Asker[Query | Busy]]]
+    ) -> Callable[[str], Query | Busy]:
+        """Ask once about the tasks that it takes when it has a place."""
+
+        async def ask(at: Millis) -> tuple[Reading, tuple[Millis, SharedReading]]:
+            task_ids = list(dict.fromkeys(asker.task_id for asker in take()))
+            if len(task_ids) > 1:
+                shared = await provider.query_many(task_ids, key, at)
+            elif task_ids:
+                reading, _ = await provider.query(task_ids[0], key, at)
+                shared = SharedReading({task_ids[0]: reading}, reading)
+            else:  # those that waited have gone
+                shared = SharedReading({}, NO_READING)
+            return shared.otherwise, (at, shared)
+
+        told = await self._in_turn(provider, key, Caller(CallKind.POLL, app), ask)
+        if isinstance(told, Busy):
+            return lambda _: told
+        asked_at, shared = told
+        if shared.refused:
+            self._together.refused(provider, key)
+        for task_id, reading in shared.of_tasks.items():
+            self._routing.heard(provider.name, task_id, reading, f"check {provider.base_url_variable}")
+        return lambda task_id: Query(asked_at, shared.of_tasks.get(task_id, shared.otherwise), None)
+
+    async def _in_turn(
+        self,
+        provider: Provider,
+        key: str | None,
+        caller: Caller,
+        ask: Callable[[Millis], Awaitable[tuple[Reading, OutcomeT]]],
+    ) -> OutcomeT | Busy:
         """Do something with a place in the lane of a provider and a key."""
         lane = provider.lane(key)
         if wait := await self.lanes.enter(lane, provider.definition.budget, caller):
@@ -162,15 +210,14 @@ class Upstreams(Mapping[str, Provider]):
         reading = NO_READING
         try:
             with on_behalf_of(provider.host, caller.app):
-                query = await ask(self._clock())
-            reading = query.reading
+                reading, outcome = await ask(self._clock())
         except NoRoom:
             return Busy(ROOM_RETRY)
         finally:
             done = time.monotonic()
             refused = reading.limited
             self.lanes.done(lane, caller, done - started, done, refused=refused, retry_after=reading.retry_after)
-        return query
+        return outcome
 
     async def mirrored_query(self, provider: Provider, task_id: str, key: str | None, app: str) -> Query | Busy:
         """Ask as `query` does, for the mirror, which has a share of the lane and does not wait.

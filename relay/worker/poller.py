@@ -20,6 +20,7 @@ from relay.model.reading import INTERNAL, Kind, Reading
 from relay.model.times import Millis
 from relay.model.watch import Caution, Obstacle, State, Watch, estimated_end, says_new, transition, unasked
 from relay.outbound.callers import Caller, CallKind
+from relay.providers.bulk import MISSING
 from relay.providers.upstreams import MAX_UNDER_WAY, Busy, Upstreams
 from relay.security.vault import Vault, upstream_key_owner
 from relay.store import outbox, polling, schema, watches
@@ -47,6 +48,9 @@ PER_EVENT = 4
 
 UNUSABLE_WAIT = 60.0
 """Seconds until a watch is tried again that this process cannot ask about: no such provider, no address, no key."""
+
+ASKED_ALONE = (MISSING["code"], "unknown_task", INTERNAL["code"])
+"""How the last poll of a task ended that is asked about without others: by itself it may have an answer."""
 
 PROGRESS_EVERY = 10.0
 """Seconds between two `task.progress` events of one watch, at least."""
@@ -112,7 +116,8 @@ class Poller(ClaimLoop[polling.PollClaim]):
         if provider.lacks_key(key):
             return await self._put_off(claim, UNUSABLE_WAIT, Obstacle(f"'{provider.name}' has no API key here"))
         kind = CallKind.LAST if self._clock() >= claim.watch.expires_at else CallKind.POLL
-        query = await self._upstreams.query(provider, claim.task_id, key, Caller(kind, claim.app_id))
+        alone = claim.watch.error is not None and claim.watch.error["code"] in ASKED_ALONE
+        query = await self._upstreams.poll(provider, claim.task_id, key, Caller(kind, claim.app_id), alone=alone)
         if isinstance(query, Busy):
             obstacle = Obstacle(f"{provider.host} was asked as much as it may be", passing=True)
             return await self._put_off(claim, query.wait, obstacle)
@@ -148,7 +153,7 @@ class Poller(ClaimLoop[polling.PollClaim]):
             upstream = _repeated(reading) or await self._process.db.persist(polling.answer, claim.id)
             told = _event(claim, watch, TERMINAL_EVENTS[watch.state], outbox.END, watch.ended_at, upstream)
         else:
-            due = next_poll(cadence, watch, reading, asked_at, now, random.random())  # noqa: S311
+            due = next_poll(cadence, watch, reading, asked_at, now, self._chance(claim.provider))
             quiet = now - (claim.progress_told_at or 0) >= PROGRESS_EVERY * 1000
             if claim.wants_progress and quiet and watch.progress != claim.watch.progress:
                 told = _event(claim, watch, EventType.PROGRESS, f"progress:{watch.polls}", now, _repeated(reading))
@@ -164,6 +169,11 @@ class Poller(ClaimLoop[polling.PollClaim]):
             event=told,
             changed=says_new(claim.watch, watch),
         )
+
+    def _chance(self, name: str) -> float | None:
+        """Return what spreads the polls of a provider; None where they come due together, to share queries."""
+        provider = self._upstreams.get(name)
+        return None if provider and provider.definition.bulk else random.random()  # noqa: S311
 
     async def _save(self, polled: Sequence[polling.Polled]) -> Sequence[None]:
         wanted = Counter(poll.claim.app_id for poll in polled for _ in range(PER_EVENT) if poll.event)

@@ -72,6 +72,8 @@ def show(
     console.print(f"{definition.name}: {definition.title} ({definition.noun})\n\n{about}\n", soft_wrap=True)
     table = Table(box=None, show_header=False)
     table.add_row("asks", facts["asks"])
+    if facts["asks_for_result"]:
+        table.add_row("for the result", facts["asks_for_result"])
     if facts["asks_about_many"]:
         table.add_row("about many", facts["asks_about_many"])
     if facts["id"]:
@@ -102,8 +104,9 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from relay.providers.definition import variable
-    from relay.providers.overview import bulk_line, key_variable, query_line, sources
+    from relay.providers.overview import bulk_line, follow_line, key_variable, query_line, sources
 
+    followed = dict(sources(definition.follow.result, "result.")) if definition.follow else {}
     return {
         "name": definition.name,
         "title": definition.title,
@@ -111,11 +114,12 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
         "about": about,
         "configured": bool(definition.request.base_url),
         "asks": query_line(definition.request),
+        "asks_for_result": follow_line(definition),
         "asks_about_many": bulk_line(definition),
         "id": definition.request.id or None,
         "address": _setting(variable(definition.name, "BASE_URL")),
         "key": _setting(key_variable(definition)),
-        "reads": dict(sources(definition.read)),
+        "reads": dict(sources(definition.read)) | followed,
         "links_need_key": definition.read.result.key_needed is True,
         "statuses": definition.statuses.model_dump(mode="json"),
         "cadence": asdict(definition.cadence),

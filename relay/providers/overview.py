@@ -47,6 +47,14 @@ def bulk_line(definition: Definition) -> str | None:
     return f"{method} {definition.request.base_url}{bulk.path}" + (f"?{query}" if query else "")
 
 
+def follow_line(definition: Definition) -> str | None:
+    """Write what is asked for the result of a completed task; None where the first answer has it."""
+    follow = definition.follow
+    if follow is None:
+        return None
+    return f"GET {definition.request.base_url}{follow.path}" if follow.path else f"GET {follow.url.expressions[0]}"
+
+
 def interval(cadence: Cadence) -> str:
     """Write how often a task is asked about: after how long at first, and how often in the end."""
     if cadence.first == cadence.steady:

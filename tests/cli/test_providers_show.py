@@ -94,3 +94,14 @@ def test_a_name_that_nothing_has_is_an_error_that_says_so() -> None:
     result = CliRunner().invoke(cli, ["providers", "show", "nobody"])
     assert isinstance(result.exception, ConfigError)
     assert "relay providers list" in result.exception.detail
+
+
+def test_what_is_asked_beside_the_task_itself() -> None:
+    assert facts("minimax-v1")["asks_for_result"] == "GET https://api.minimax.io/v1/files/retrieve?file_id={file_id}"
+    assert facts("fal-queue")["asks_for_result"] == "GET response_url"
+    assert facts("minimax-v1")["reads"]["result.url"] == ["file.download_url", "file.backup_download_url"]
+    assert facts("volc-ark")["asks_about_many"].startswith("GET https://ark.cn-beijing.volces.com/api/v3/contents/")
+    assert facts("runway")["asks_about_many"] is None
+    assert facts("together-queue")["id"] == "{model_path}/{request_id}"
+    assert "for the result" in show("fal-queue")
+    assert "POST /mj/task/list-by-condition" in show("midjourney-proxy")

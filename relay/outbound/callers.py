@@ -13,7 +13,7 @@ class CallKind(StrEnum):
     """What a call is for."""
 
     POLL = "poll"
-    LAST = "last"  # the last poll of a watch, past its deadline
+    LAST = "last"  # the last poll of a watch, past its deadline; or what ends one that has begun
     MIRROR = "mirror"
     DELIVER = "deliver"
     TEST = "test"

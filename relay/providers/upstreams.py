@@ -154,7 +154,8 @@ class Upstreams(Mapping[str, Provider]):
             reading = await provider.follow(task_id, key, first.reading, answer, at)
             return reading, Query(first.asked_at, reading, answer)
 
-        return await self._in_turn(provider, key, caller, follow)
+        # Before other polls: in a full lane, a task would lose its turn here, and begin anew with the first request.
+        return await self._in_turn(provider, key, Caller(CallKind.LAST, caller.app), follow)
 
     async def poll(
         self, provider: Provider, task_id: str, key: str | None, caller: Caller, *, alone: bool = False

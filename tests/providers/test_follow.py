@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -182,3 +183,22 @@ def test_a_mistake_is_told(follow: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_definition(tmp_path / "example.toml", {})
     assert why in caught.value.detail
+
+
+@pytest.mark.anyio
+async def test_in_a_full_lane_the_second_request_goes_before_other_polls(tmp_path: Path) -> None:
+    """Else a task whose second request lost its turn would begin anew with the first one, time and again."""
+    file = tmp_path / "example.toml"
+    file.write_text(f'{FOLLOWING}[follow]\nurl = "next"\nresult.url = "url"\n[budget]\nconcurrency = 1', "utf-8")
+
+    def answer(upstream: Server) -> Said:
+        target = targets(upstream)[-1]
+        return 200, {"url": FILM} if target.startswith("/results") else {"status": "done", "next": f"/results{target}"}
+
+    async with answering(answer) as upstream, asking(file, upstream) as (upstreams, provider):
+        polls = (upstreams.query(provider, f"t{n}", None, Caller(CallKind.POLL, "app")) for n in range(20))
+        queries = await asyncio.gather(*polls)
+    assert all(isinstance(query, Query) and ends(query) is State.COMPLETED for query in queries)
+    asked = targets(upstream)
+    behind = [asked.index(f"/results/tasks/t{n}") - asked.index(f"/tasks/t{n}") for n in range(20)]
+    assert max(behind) <= 3

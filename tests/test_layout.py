@@ -25,7 +25,7 @@ LAYERS = """
     outbound settings simulators
     security
     store telemetry
-    model errors slices
+    model errors slices interpreter
     __init__
 """
 LEVEL = {name: level for level, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}

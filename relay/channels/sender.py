@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -24,6 +26,9 @@ from relay.telemetry.tracing import Tracing
 
 SECRETS_CACHE: Millis = 1000
 """Milliseconds for which an app's signing secrets are kept after they were read: a new one signs no later than this."""
+
+SECRETS_REFRESH: Millis = 500
+"""Milliseconds after which they are read again meanwhile, so that no message has to wait for them."""
 
 
 class Sender:
@@ -51,6 +56,7 @@ class Sender:
         self._clock = clock
         self._tracing = tracing
         self._known_secrets: dict[str, tuple[Millis, list[app_keys.Secret]]] = {}
+        self._reading: dict[str, asyncio.Task[list[app_keys.Secret]]] = {}
 
     async def deliver(self, claim: DeliveryClaim) -> Attempt:
         """Try a delivery once.
@@ -124,11 +130,32 @@ class Sender:
     async def _secrets(self, app_id: str) -> list[str]:
         """Return the app's signing secrets that are valid now, newest first."""
         now = self._clock()
-        read_at, stored = self._known_secrets.get(app_id, (0, []))
-        if now - read_at > SECRETS_CACHE or now < read_at:
-            sealed = await self._db.read(apps.secrets, app_id)
-            if sealed is None:
-                raise NotFound(f"there is no app '{app_id}'")
-            stored = orjson.loads(self._vault.open(sealed, app_id))
-            self._known_secrets[app_id] = (now, stored)
+        read_at, stored = self._known_secrets.get(app_id, (now, []))
+        age = now - read_at
+        if not stored or not 0 <= age <= SECRETS_CACHE:
+            stored = await asyncio.shield(self._secrets_read(app_id))
+        elif age > SECRETS_REFRESH:
+            self._secrets_read(app_id)
         return [secret["secret"] for secret in app_keys.valid(stored, now)]
+
+    def _secrets_read(self, app_id: str) -> asyncio.Task[list[app_keys.Secret]]:
+        """Read an app's signing secrets: once for all messages that ask for them meanwhile."""
+        task = self._reading.get(app_id)
+        if task is None:
+            task = self._reading[app_id] = asyncio.create_task(self._read_secrets(app_id))
+            task.add_done_callback(partial(self._secrets_are_read, app_id))
+        return task
+
+    def _secrets_are_read(self, app_id: str, task: asyncio.Task[list[app_keys.Secret]]) -> None:
+        del self._reading[app_id]
+        if not task.cancelled():
+            task.exception()  # it is raised where somebody waits; who does not wait asks again
+
+    async def _read_secrets(self, app_id: str) -> list[app_keys.Secret]:
+        now = self._clock()
+        sealed = await self._db.read(apps.secrets, app_id)
+        if sealed is None:
+            raise NotFound(f"there is no app '{app_id}'")
+        stored: list[app_keys.Secret] = orjson.loads(self._vault.open(sealed, app_id))
+        self._known_secrets[app_id] = (now, stored)
+        return stored

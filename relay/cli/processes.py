@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 
+from relay import interpreter
 from relay.cli.common import run_async, settings_of_environment
 
 
@@ -19,6 +20,7 @@ def _run(*roles: str) -> None:
 
     gc.freeze()
     gc.enable()
+    interpreter.tune()
 
     combined = Role(0)
     for role in roles:

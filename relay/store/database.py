@@ -87,6 +87,8 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     # FULL: what was answered with 2xx survives a power cut. INCREMENTAL: the file can give back pruned pages.
     # secure_delete: what was deleted, or replaced, is overwritten. It costs nothing that can be measured.
+    # wal_autocheckpoint: 16 MB. At SQLite's 4 MB a busy process copies the same pages into the file twice a second,
+    # and syncs it, while saves wait.
     for pragma in (
         "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
@@ -94,6 +96,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
         "foreign_keys=ON",
         "secure_delete=ON",
         "cache_size=-65536",
+        "wal_autocheckpoint=4000",
     ):
         connection.execute(f"PRAGMA {pragma}")
 

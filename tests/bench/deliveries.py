@@ -21,6 +21,7 @@ import aiohttp
 import orjson
 import uvloop
 
+from relay import interpreter
 from relay.app import Relay
 from relay.channels.webhook import WebhookTarget
 from relay.model.event import Event, EventType
@@ -90,6 +91,7 @@ async def bare(url: str, count: int) -> Speed:
 
 async def whole(url: str, database_url: str, count: int, hanging: int) -> Speed:
     """Deliver as relay does."""
+    interpreter.tune()
     relay = await asyncio.to_thread(_prepared, url, database_url, count, hanging)
     expected = sum(1 for number in range(count) if number % RECEIVERS >= hanging)
     async with aiohttp.ClientSession() as session:

@@ -23,6 +23,7 @@ import psycopg
 import sqlalchemy as sa
 import uvloop
 
+from relay import interpreter
 from relay.app import Relay
 from relay.settings.sources import load
 from relay.store import Database, apps, migrate, registrations
@@ -73,6 +74,7 @@ async def bare(url: str, seconds: float) -> Speed:
 
 async def whole(url: str, database_url: str, count: int, seconds: float) -> Speed:
     """Poll as relay does, with `count` watches that are always due."""
+    interpreter.tune()
     db = Database(database_url)
     db.run_here(migrate.upgrade)
     db.close()

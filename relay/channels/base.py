@@ -17,7 +17,8 @@ from relay.channels.urls import UrlCheck
 from relay.model.delivery import Outcome, Verdict
 from relay.model.times import Millis
 from relay.outbound.descriptors import NoRoom
-from relay.outbound.transport import failure_class
+from relay.outbound.prepared import NONE, DecodedResponse, PreparedRequest
+from relay.outbound.transport import Transport, failure_class
 from relay.security.guard import Guard
 from relay.settings.options import Settings
 from relay.store import Database
@@ -135,15 +136,37 @@ class TargetTransport(httpx.AsyncBaseTransport):
         plain: sends requests without TLS; its guard permits fewer addresses.
     """
 
-    def __init__(self, encrypted: httpx.AsyncBaseTransport, plain: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, encrypted: Transport, plain: Transport) -> None:
         self._encrypted = encrypted
         self._plain = plain
 
+    def prepare(self, request: httpx.Request) -> PreparedRequest:
+        """Return a request that is built and checked, for many messages.
+
+        Raises:
+            httpx.TransportError: it can never be sent.
+        """
+        return self._way(request).prepare(request)
+
+    async def exchange(
+        self, prepared: PreparedRequest, target: bytes, body: bytes = b"", headers: Mapping[str, str] = NONE
+    ) -> DecodedResponse:
+        """Send a message and read the answer.
+
+        Raises:
+            httpx.TransportError: there is no answer.
+        """
+        transport = self._encrypted if prepared.origin.tls else self._plain
+        return await transport.exchange(prepared, target, body, headers)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
+        return await self._way(request).handle_async_request(request)
+
+    def _way(self, request: httpx.Request) -> Transport:
+        """Set the limits of a request, and return what sends it."""
         request.extensions = {**request.extensions, "timeout": DEADLINE, "max_bytes": MAX_ANSWER}
-        transport = self._encrypted if request.url.scheme == "https" else self._plain
-        return await transport.handle_async_request(request)
+        return self._encrypted if request.url.scheme == "https" else self._plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +185,7 @@ class Resources:
     """
 
     settings: Settings
-    transport: httpx.AsyncBaseTransport
+    transport: TargetTransport
     urls: UrlCheck
     guard: Guard
     db: Database

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -33,8 +33,12 @@ from relay.channels.urls import Url, host_of
 from relay.model.delivery import Outcome, Verdict
 from relay.model.retry import parse_retry_after
 from relay.outbound.codings import READABLE
+from relay.outbound.prepared import DecodedResponse, PreparedRequest
 from relay.security import signing
 from relay.security.redaction import MASK, encoded_forms, redact, url_secrets
+
+MAX_PREPARED = 1000
+"""Targets whose prepared requests are remembered."""
 
 MAX_HEADERS = 10
 HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
@@ -85,6 +89,7 @@ class WebhookChannel(Channel[WebhookTarget]):
     def __init__(self, resources: Resources) -> None:
         self._transport = resources.transport
         self._urls = resources.urls
+        self._requests: dict[tuple[object, ...], tuple[PreparedRequest, bytes]] = {}
 
     async def check(self, target: WebhookTarget) -> None:
         """Refuse a URL that relay may not call."""
@@ -103,40 +108,55 @@ class WebhookChannel(Channel[WebhookTarget]):
         """Post an event. Only 2xx is success; 410 ends the target; anything else is tried again."""
         url: str = message.address["url"]
         static: dict[str, str] = message.address.get("headers", {})
-        # The receiver knows by the webhook-id that an event came twice. A retry uses no kept connection: the attempt
-        # before may have died on one. A receiver that has sent its status has the event, even if the rest is broken.
-        extensions = {"reuse": not message.again, "partial": True}
-        headers = _signed(message, static)
         try:
-            request = httpx.Request("POST", _parsed(url), headers=headers, content=message.body, extensions=extensions)
-            request.headers.setdefault("accept-encoding", READABLE)
-            response = await self._transport.handle_async_request(request)
+            request, target = self._prepared(url, static, message)
+            answer = await self._transport.exchange(request, target, message.body, _signed(message))
         except (httpx.InvalidURL, UnicodeError):
             return Outcome(Verdict.RETRY, "protocol", note="the URL cannot be called: register another")
         except httpx.HTTPError as error:
             return failed(error)
-        return await _outcome(response, tuple(message.secrets), url, tuple(static.values()))
+        return _outcome(answer, _secret_forms(tuple(message.secrets), url, tuple(static.values())))
+
+    def _prepared(self, url: str, static: Mapping[str, str], message: Message) -> tuple[PreparedRequest, bytes]:
+        """Return what all messages to a target have in common, and path and query: to make these takes longest."""
+        key = (url, tuple(static.items()), message.again, message.traceparent is None)
+        known = self._requests.get(key)
+        if known is None:
+            # The receiver knows by the webhook-id that an event came twice. A retry uses no kept connection: the
+            # attempt before may have died on one. A receiver that has sent its status has the event, even if the rest
+            # is broken.
+            extensions = {"reuse": not message.again, "partial": True}
+            of_relay = _OF_ALL.keys() | _OF_MESSAGE | (set() if message.traceparent is None else {"traceparent"})
+            own = {name: value for name, value in static.items() if name.lower() not in of_relay}
+            headers = httpx.Headers({**_OF_ALL, **own})
+            headers.setdefault("accept-encoding", READABLE)
+            # Given as a stream, the body spares httpx making headers for it: each message has its own.
+            stream = httpx.ByteStream(b"")
+            request = httpx.Request("POST", httpx.URL(url), headers=headers, stream=stream, extensions=extensions)
+            if len(self._requests) >= MAX_PREPARED:
+                self._requests.clear()
+            known = self._requests[key] = self._transport.prepare(request), request.url.raw_path
+        return known
 
 
-@lru_cache(maxsize=1000)
-def _parsed(url: str) -> httpx.URL:
-    """Return a target's URL, parsed once: to parse it takes as long as to sign an event."""
-    return httpx.URL(url)
+_OF_ALL = {"content-type": "application/json", "user-agent": f"relay/{__version__}"}
+"""The headers that all messages have."""
+
+_OF_MESSAGE = {"webhook-id", "webhook-timestamp", "webhook-signature"}
+"""The headers that each message has of its own."""
 
 
-def _signed(message: Message, static: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a request: those of relay, and those of the target's own that are none of relay's."""
+def _signed(message: Message) -> dict[str, str]:
+    """Return the headers that a message has of its own."""
     timestamp = message.at // 1000
     headers = {
-        "content-type": "application/json",
-        "user-agent": f"relay/{__version__}",
         "webhook-id": message.id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": signing.sign(message.secrets, message.id, timestamp, message.body),
     }
     if message.traceparent is not None:
         headers["traceparent"] = message.traceparent
-    return headers | {name: value for name, value in static.items() if name.lower() not in headers}
+    return headers
 
 
 @lru_cache(maxsize=1000)
@@ -146,29 +166,29 @@ def _secret_forms(secrets: tuple[str, ...], url: str, static: tuple[str, ...]) -
     return encoded_forms((*secrets, *static, *credentials, *url_secrets(url)))
 
 
-async def _outcome(response: httpx.Response, secrets: tuple[str, ...], url: str, static: tuple[str, ...]) -> Outcome:
+def _outcome(response: DecodedResponse, secret_forms: Sequence[bytes]) -> Outcome:
     """Return what an answer means, without the secrets that it may repeat."""
-    secret_forms = _secret_forms(secrets, url, static)
-    status = response.status_code
-    body = redact(await response.aread(), secret_forms)
+    status = response.status
+    body = redact(response.body, secret_forms)
     received = Outcome(
         Verdict.DELIVERED,
         status=status,
         answer=body[:KEPT_ANSWER],
-        truncated=len(body) > KEPT_ANSWER or bool(response.extensions.get("truncated")),
+        truncated=len(body) > KEPT_ANSWER or response.truncated,
     )
-    if response.is_success:
+    if 200 <= status < 300:
         return received
     refused = replace(received, verdict=Verdict.RETRY, error=f"http_{status}")
     if status == 410:
         gone = "the receiver answered 410 Gone: nothing more is sent to this target"
         return replace(refused, verdict=Verdict.GIVE_UP, ends_target=True, note=gone)
+    headers = httpx.Headers(list(response.headers))
     if status in (429, 503):
-        pause = parse_retry_after(response.headers.get("retry-after"), round(time.time() * 1000))
+        pause = parse_retry_after(headers.get("retry-after"), round(time.time() * 1000))
         return replace(refused, retry_after=pause)
-    if response.is_redirect and "location" in response.headers:
-        location = redact(response.headers["location"].encode(), secret_forms).decode()[:500]
+    if 300 <= status < 400 and "location" in headers:
+        location = redact(headers["location"].encode(), secret_forms).decode()[:500]
         return replace(refused, note=f"redirects are not followed: register the final URL ({location}) instead")
-    if response.is_redirect:
+    if 300 <= status < 400:
         return replace(refused, note=f"{status} is no success: the receiver must answer 2xx")
     return refused

@@ -36,14 +36,18 @@ class Waiter:
 
 
 class FairQueue:
-    """Callers that wait. Their apps take turns; within an app, the one that waits longest is first."""
+    """Callers that wait. Their apps take turns; within an app, the one that waits longest is first.
+
+    Attributes:
+        length: how many there are. (Each call asks for it some ten times: `len` would cost more than the rest.)
+    """
 
     def __init__(self) -> None:
         self._by_app: OrderedDict[str, deque[Waiter]] = OrderedDict()
-        self._count = 0
+        self.length = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self.length
 
     def of(self, app: str) -> int:
         """Return how many callers of an app wait."""
@@ -57,7 +61,7 @@ class FairQueue:
     def put(self, waiter: Waiter) -> None:
         """Add a caller."""
         self._by_app.setdefault(waiter.caller.app, deque()).append(waiter)
-        self._count += 1
+        self.length += 1
 
     def pop(self, may: Callable[[Caller], bool]) -> Waiter | None:
         """Remove and return the caller whose turn it is among those that `may` have a place."""
@@ -79,10 +83,10 @@ class FairQueue:
         """Remove and return all."""
         waiters = [waiter for waiters in self._by_app.values() for waiter in waiters]
         self._by_app.clear()
-        self._count = 0
+        self.length = 0
         return waiters
 
     def _dropped(self, app: str) -> None:
-        self._count -= 1
+        self.length -= 1
         if not self._by_app[app]:
             del self._by_app[app]

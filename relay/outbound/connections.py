@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import defaultdict, deque
-from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 import httpx
@@ -29,8 +28,7 @@ MAX_HEAD = 16 * 1024
 """Bytes of an answer's head, as Node has it, and of what may stand between two pieces of its body."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawResponse:
+class RawResponse(NamedTuple):
     """An answer, its body as it came.
 
     Attributes:

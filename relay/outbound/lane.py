@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cache
 
 from relay.outbound.callers import Caller, CallKind, FairQueue, Waiter
 
@@ -60,6 +61,7 @@ class Limit:
             raise ValueError("concurrency must be at least 1, per_second 0.001 to 100000")
 
 
+@cache
 def kept_of(most: int) -> int:
     """Return how many of `most` places are kept. Of very few, none is: that would be a large part of them."""
     return max(1, int(most * KEPT)) if most >= 4 else 0
@@ -223,7 +225,7 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Return how many callers wait."""
-        return len(self.queue) + len(self.last_queue)
+        return self.queue.length + self.last_queue.length
 
     @property
     def pace(self) -> float:
@@ -251,7 +253,9 @@ class Lane:
 
     def opens_in(self, now: float) -> float:
         """Return the seconds until the next call may start, whoever makes it: for pause and rate alone."""
-        return max(self.pause.until - now, self.next_start - CATCH_UP - now, 0.0)
+        if now >= self.pause.until and now >= self.next_start - CATCH_UP:
+            return 0.0
+        return max(self.pause.until - now, self.next_start - CATCH_UP - now)
 
     def has_place(self, caller: Caller, now: float) -> bool:
         """Return whether a place is free for a caller."""

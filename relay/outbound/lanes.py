@@ -30,6 +30,10 @@ AT_ONCE = 0.001
 LONGEST_WAIT = 15.0
 """Seconds that a caller has to wait at most before it asks again: things may have gone faster."""
 
+ROOM_WAIT = 0.2
+"""Seconds after which a caller for whom the process has no room should ask again, at least. Some of those that have
+room must go first, and whoever asks before that only makes work."""
+
 REFUSED_WAIT = 1.0
 """Seconds after which a caller that may not wait should ask again, at least."""
 
@@ -224,7 +228,8 @@ class Lanes:
             parts = (lane.part(caller.kind), lane.part(caller))
             return max(REFUSED_WAIT, opens_in, *(max(part.next_start, part.pause.until) - now for part in parts))
         ahead = lane.queue.ahead_of(caller.app)
-        return max(0.01, lane.later(caller.app, now + opens_in + ahead * lane.pace, LONGEST_WAIT, now) - now)
+        least = 0.01 if self._room(lane, caller) else ROOM_WAIT
+        return max(least, lane.later(caller.app, now + opens_in + ahead * lane.pace, LONGEST_WAIT, now) - now)
 
     async def _once_leased(self, key: Hashable, lane: Lane, caller: Caller) -> float:
         """Have a call that does not wait for others wait at least for the lease."""

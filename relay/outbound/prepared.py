@@ -7,7 +7,7 @@ interface: a prepared request is made of one of httpx's, and `OverHttpx` sends i
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import httpx
@@ -18,6 +18,9 @@ _PORTS = {b"http": 80, b"https": 443}
 
 _TARGET = re.compile(rb"[!-~]+")
 """What a target may hold. Anything else could end the line that it stands in, and begin a request of its own."""
+
+NONE: Mapping[str, str] = {}
+"""The headers of a message that has none of its own."""
 
 _UNFIT = "a header or the path holds characters that HTTP has no way to carry"
 
@@ -82,20 +85,23 @@ class PreparedRequest:
             raise httpx.LocalProtocolError(_UNFIT)
         self._rest = b"%b\r\n%b" % (head, login or b"")
 
-    def message(self, target: bytes, body: bytes = b"") -> bytes:
+    def message(self, target: bytes, body: bytes = b"", headers: Mapping[str, str] = NONE) -> bytes:
         """Return what goes over the wire.
 
         Args:
             target: path and query, as they are sent.
+            headers: those of this message alone, such as its signature.
 
         Raises:
-            httpx.LocalProtocolError: the target would be read as more than that.
+            httpx.LocalProtocolError: the target or a header would be read as more than that.
         """
-        if _TARGET.fullmatch(target) is None:
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("ascii") if headers else b""
+        one_each = own.count(b"\r") == own.count(b"\n") == len(headers) and b"\0" not in own
+        if not one_each or _TARGET.fullmatch(target) is None:
             raise httpx.LocalProtocolError(_UNFIT)
         if not self._adds_length:
-            return b"%b%b%b\r\n%b" % (self._start, target, self._rest, body)
-        return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (self._start, target, self._rest, len(body), body)
+            return b"%b%b%b%b\r\n%b" % (self._start, target, self._rest, own, body)
+        return b"%b%b%b%bContent-Length: %d\r\n\r\n%b" % (self._start, target, self._rest, own, len(body), body)
 
 
 class Exchanger(Protocol):
@@ -109,8 +115,14 @@ class Exchanger(Protocol):
         """
         ...
 
-    async def exchange(self, prepared: PreparedRequest, target: bytes, body: bytes = b"") -> DecodedResponse:
+    async def exchange(
+        self, prepared: PreparedRequest, target: bytes, body: bytes = b"", headers: Mapping[str, str] = NONE
+    ) -> DecodedResponse:
         """Send a message and read the answer.
+
+        Args:
+            target: path and query.
+            headers: those of this message alone.
 
         Raises:
             httpx.TransportError: there is no answer.
@@ -132,11 +144,14 @@ class OverHttpx:
         """Return a request that is built and checked, for many messages."""
         return PreparedRequest(request)
 
-    async def exchange(self, prepared: PreparedRequest, target: bytes, body: bytes = b"") -> DecodedResponse:
+    async def exchange(
+        self, prepared: PreparedRequest, target: bytes, body: bytes = b"", headers: Mapping[str, str] = NONE
+    ) -> DecodedResponse:
         """Send a message and read the answer."""
         of = prepared.request
         extensions = {**of.extensions, "target": target}
-        request = httpx.Request(of.method, of.url, headers=of.headers, content=body or None, extensions=extensions)
+        all_headers = [*of.headers.multi_items(), *headers.items()]
+        request = httpx.Request(of.method, of.url, headers=all_headers, content=body or None, extensions=extensions)
         response = await self._transport.handle_async_request(request)
         return DecodedResponse(response.status_code, response.headers.raw, await response.aread())
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import ssl
 from base64 import b64encode
+from collections.abc import Mapping
 from functools import cache
 
 import httpx
@@ -21,7 +22,7 @@ from relay.outbound.codings import decode
 from relay.outbound.connections import Connections, RawResponse
 from relay.outbound.connector import Connector, Origin, Unresolved, Untrusted, refused_by_proxy
 from relay.outbound.deadline import Deadline
-from relay.outbound.prepared import DecodedResponse, PreparedRequest, origin_of
+from relay.outbound.prepared import NONE, DecodedResponse, PreparedRequest, origin_of
 from relay.outbound.reservations import FREE, Reservations
 from relay.security.guard import Blocked, Guard
 
@@ -124,14 +125,16 @@ class Transport(httpx.AsyncBaseTransport):
         login = self._proxy[1] if self._proxy and request.url.scheme == "http" else None
         return PreparedRequest(request, login)
 
-    async def exchange(self, prepared: PreparedRequest, target: bytes, body: bytes = b"") -> DecodedResponse:
+    async def exchange(
+        self, prepared: PreparedRequest, target: bytes, body: bytes = b"", headers: Mapping[str, str] = NONE
+    ) -> DecodedResponse:
         """Send a message and read the answer. A body in a coding of `codings.READABLE` is decoded.
 
         Raises httpx's exceptions, which `failure_class` sorts; their texts never hold the URL.
         """
         seconds = self._timeout if prepared.timeout is None else prepared.timeout
         cap = self._max_bytes if prepared.max_bytes is None else prepared.max_bytes
-        message = prepared.message(target, body)
+        message = prepared.message(target, body, headers)
         try:
             with Deadline(seconds):
                 wire = self._wire or self._open()

@@ -62,12 +62,14 @@ class LogOutput(logging.Handler):
             if self._full:
                 self._drop(1)
                 return
+            idle = not self._lines
             self._lines.append(line)
             self._waiting += len(line)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="log", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            if idle:  # else it takes this line with the others
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until everything is written, for as long as the reader reads."""

@@ -56,6 +56,27 @@ async def test_each_message_has_its_own_target_and_body() -> None:
     assert server.connections == 1
 
 
+async def test_each_message_has_its_own_headers_too() -> None:
+    async with serving(OK) as server, transport() as client:
+        prepared = client.prepare(template("POST", server.url()))
+        for number in ("1", "2"):
+            await client.exchange(prepared, b"/", b"{}", {"X-Number": number})
+            assert (server.headers["x-number"], server.headers["x-plain"], server.body) == (number, "yes", b"{}")
+        await client.exchange(prepared, b"/", b"{}")
+        assert "x-number" not in server.headers
+
+
+UNFIT = [{"X": "1\r\nHost: elsewhere"}, {"X": "1\nY: 2"}, {"X": "1\rY: 2"}, {"X\r\nY": "1"}, {"X": "1\0"}]
+
+
+@pytest.mark.parametrize("headers", UNFIT)
+def test_no_message_carries_a_header_that_would_be_read_as_more(headers: dict[str, str]) -> None:
+    prepared = PreparedRequest(template("GET", "http://upstream.example"))
+    assert prepared.message(b"/a", headers={"X": "1"}).endswith(b"\r\nX: 1\r\n\r\n")
+    with pytest.raises(httpx.LocalProtocolError, match="no way to carry"):
+        prepared.message(b"/a", headers=headers)
+
+
 @pytest.mark.parametrize("byte", [*range(0x21), *range(0x7F, 0x100)])
 def test_no_message_carries_a_target_that_would_be_read_as_more(byte: int) -> None:
     prepared = PreparedRequest(template("GET", "http://upstream.example"))
@@ -65,10 +86,7 @@ def test_no_message_carries_a_target_that_would_be_read_as_more(byte: int) -> No
             prepared.message(target)
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [{"X": "1\r\nHost: elsewhere"}, {"X": "1\nY: 2"}, {"X": "1\rY: 2"}, {"X\r\nY": "1"}, {"X": "1\0"}],
-)
+@pytest.mark.parametrize("headers", UNFIT)
 def test_a_head_that_would_be_read_as_more_is_not_prepared(headers: dict[str, str]) -> None:
     with pytest.raises(httpx.LocalProtocolError, match="no way to carry"):
         PreparedRequest(httpx.Request("GET", "http://upstream.example", headers=headers))

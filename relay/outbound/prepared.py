@@ -44,7 +44,7 @@ class DecodedResponse(NamedTuple):
 
 
 class PreparedRequest:
-    """A request whose head is checked and written, but for its target and the length of its body.
+    """A request whose head is checked and written, but for its target, the length of its body, and what changes.
 
     Args:
         request: whose method, URL and headers all messages have. `Transport` says which of its extensions count.

@@ -92,6 +92,21 @@ def test_a_head_that_would_be_read_as_more_is_not_prepared(headers: dict[str, st
         PreparedRequest(httpx.Request("GET", "http://upstream.example", headers=headers))
 
 
+async def test_headers_of_one_message_alone_go_with_it_and_with_no_other() -> None:
+    signature = {"X-Signature": "abc", "X-Date": "today"}
+    async with serving(OK) as server, transport() as client:
+        prepared = client.prepare(template("POST", server.url()))
+        await client.exchange(prepared, b"/a", b"{}", signature)
+        assert (server.headers["x-signature"], server.headers["x-date"]) == ("abc", "today")
+        assert (server.headers["x-plain"], server.headers["content-length"], server.body) == ("yes", "2", b"{}")
+        await client.exchange(prepared, b"/b", b"{}")
+        assert "x-signature" not in server.headers
+        for name, value in (("X", "a\r\nY: b"), ("X: a\r\nY", "b"), ("X", "a\0"), ("X", "a\n")):
+            with pytest.raises(httpx.LocalProtocolError):
+                await client.exchange(prepared, b"/c", b"{}", {name: value})
+    assert len(server.heard) == 2
+
+
 async def test_every_message_is_passed_on_by_the_proxy() -> None:
     async with serving(OK) as proxy, transport(proxy=proxy.url().replace("//", "//relay:p%40@")) as client:
         prepared = client.prepare(template("POST", "http://api.example"))

@@ -198,13 +198,13 @@ class Actions:
         return self.upstreams.usable(self.settings.provider if name is None else name)
 
     async def _check_provider(self, app_id: str, request: WatchRequest) -> None:
-        """Refuse a watch whose id lacks a part, or that lacks the key it needs. One that is there may have its own."""
+        """Refuse a watch whose id lacks a part, or without a key that will do. One that is there may have its own."""
         provider = self._provider(request.provider)
         if problem := provider.id_problem(request.task_id):
             raise Invalid.at("/task_id", problem)
         if not provider.lacks_key(request.upstream_key):
-            return
-        if not await self.db.read(registrations.has_key, app_id, provider.name, request.task_id):
+            provider.check_key(request.upstream_key)
+        elif not await self.db.read(registrations.has_key, app_id, provider.name, request.task_id):
             raise Invalid.at("/provider", f"{provider.key_remedy}, or give the watch its own 'upstream_key'")
 
     def _expires_in(self, request: WatchRequest) -> float:

@@ -19,15 +19,16 @@ from relay.outbound.bulkheads import Bulkhead
 from relay.outbound.descriptors import limit, parts
 from relay.outbound.prepared import Exchanger, OverHttpx
 from relay.outbound.transport import Transport
-from relay.providers.definition import MAX_ANSWER, SANDBOX, load_definition, variable, variables
+from relay.providers.credentials import flaw_of
+from relay.providers.definition import MAX_ANSWER, SANDBOX, load_definition
 from relay.providers.files import ProviderFiles, nearest
-from relay.providers.provider import UNUSABLE_KEY, Provider
+from relay.providers.provider import Provider
+from relay.providers.variables import variable, variables
 from relay.security import app_keys, key_file
 from relay.security.guard import Guard
 from relay.security.vault import Vault
 from relay.settings.options import Settings
 from relay.settings.sources import from_environment
-from relay.settings.types import fits_in_a_header
 from relay.store import Database, apps
 
 log = structlog.stdlib.get_logger(__name__)
@@ -175,8 +176,8 @@ def declared_providers(settings: Settings, exchanger: Exchanger, environ: Mappin
             raise ConfigError(f"{file}: is the sandbox, which is switched off here: RELAY_SANDBOX=1 switches it on")
         name = variable(definition.name, "API_KEY")
         key = from_environment(name, environ) or ("sandbox" if is_sandbox else None)
-        if not fits_in_a_header(key):
-            raise ConfigError(f"{name}: {UNUSABLE_KEY}; it must be printable ASCII")
+        if key and (flaw := flaw_of(definition.auth, key)):
+            raise ConfigError(f"{name}: the API key {flaw}")
         return Provider(definition, key, _sandbox() if is_sandbox else exchanger)
 
     return ProviderFiles(files, make)

@@ -40,6 +40,7 @@ from relay.model.watch import Caution, State
 from relay.outbound.lane import Limit
 from relay.outbound.prepared import OverHttpx
 from relay.providers.answer_paths import Envelope, ErrorPaths, Read, ResultPaths
+from relay.providers.auth import Basic, Jwt, OAuth, SigV4
 from relay.providers.bulk import Bulk
 from relay.providers.definition import (
     Definition,
@@ -296,6 +297,10 @@ TOML = blocks("add-a-provider.md", "toml")
 DEFINITIONS = [block for block in TOML if not block.startswith("[[case]]")]
 MODELS: dict[str, Any] = {
     "request": RequestTable,
+    "auth.basic": Basic,
+    "auth.jwt": Jwt,
+    "auth.oauth": OAuth,
+    "auth.sigv4": SigV4,
     "read": Read,
     "read.envelope": Envelope,
     "read.result": ResultPaths,
@@ -354,7 +359,7 @@ def test_every_definition_of_the_page_loads(block: str, tmp_path: Path) -> None:
 
 def test_every_table_is_described() -> None:
     top = {name for name in Definition.model_fields if name not in ("name", "own_address", "title", "noun")}
-    assert top == {table for table in MODELS if "." not in table}
+    assert top == {table for table in MODELS if "." not in table} | {"auth"}
     assert "`title`" in PROVIDER_PAGE
     assert "`noun`" in PROVIDER_PAGE
     assert "`extends`" in PROVIDER_PAGE
@@ -362,7 +367,9 @@ def test_every_table_is_described() -> None:
 
 @pytest.mark.parametrize("table", MODELS)
 def test_every_key_is_described_with_its_default(table: str) -> None:
-    _, _, section = PROVIDER_PAGE.partition(f"### `[{table}]`\n")
+    kind = table.removeprefix("auth.")
+    heading = f"### `[{table}]`\n" if kind == table else f'#### `kind = "{kind}"`\n'
+    _, _, section = PROVIDER_PAGE.partition(heading)
     section = re.split(r"^##", section, maxsplit=1, flags=re.MULTILINE)[0]
     described = {}
     for key, default in re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|", section, re.MULTILINE):

@@ -24,7 +24,7 @@ from relay.cli import cli
 from relay.model.delivery import DeliveryState, Verdict
 from relay.model.reading import Kind
 from relay.model.watch import State
-from relay.providers.definition import variable
+from relay.providers.variables import variable
 from relay.settings.options import Settings
 from relay.store import Database, invariants
 from relay.web import ops, site

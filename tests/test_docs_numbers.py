@@ -19,10 +19,10 @@ from relay.model import cadence, retry, watch
 from relay.model.watch import Caution
 from relay.outbound import codings, connections, lanes, receivers, reservations
 from relay.outbound.lane import Limit
-from relay.providers import provider, shared_queries, upstreams
+from relay.providers import credentials, jwts, messages, shared_queries, upstreams
 from relay.providers.definition import MAX_ANSWER, MAX_TIMEOUT, Definition, RequestTable, load_definition
 from relay.providers.fields import MAX_WHOLE_TEXT
-from relay.providers.provider import MAX_KEPT
+from relay.providers.messages import MAX_KEPT
 from relay.security import signing
 from relay.settings.options import Settings
 from relay.store import attempts, change_feed, clock_reset, deaths, deliveries, processes, reports, target_health
@@ -100,6 +100,12 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "unless `bare_after` is 1; at most {} |": highest(lambda most: Caution(bare_grace=most)),
         "Without it the whole is kept, up to {} |": MAX_KEPT,
         "texts that belong together; up to {}, a longer": MAX_WHOLE_TEXT,
+        "makes another one {} before it ends": credentials.MARGIN,
+        "follows after {}, then twice as long each time, up to {}.": (
+            credentials.FIRST_RETRY,
+            credentials.LONGEST_RETRY,
+        ),
+        "`{now}` is {} ago": jwts.SKEW,
     },
     "docs/dashboard.md": {
         "status and answer (the first {})": SHOWN_OF_AN_ANSWER,
@@ -140,8 +146,8 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "rows that were claimed beside it within {} after the second": deaths.SPREAD / 1000,
         "when the progress has changed, at most every {} per watch": poller.PROGRESS_EVERY,
         "At most {}, as it comes and decoded": MAX_ANSWER,
-        "An answer above {} is read but not kept": provider.MAX_KEPT,
-        "more than {} values in more than {} is not read": (provider.MAX_PARTS, provider.MAX_KEPT),
+        "An answer above {} is read but not kept": messages.MAX_KEPT,
+        "more than {} values in more than {} is not read": (messages.MAX_PARTS, messages.MAX_KEPT),
         "The large answers of a process share {}": reservations.UNDER_WAY,
         "An answer above {} waits for its part, at most {}": (reservations.FREE, reservations.PATIENCE),
         "up to {} of them around one body": codings.MAX_CODINGS,

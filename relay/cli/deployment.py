@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import typer
 
@@ -68,15 +68,15 @@ def _option_rows(settings: Settings) -> Iterator[dict[str, object]]:
 
 
 def _provider_rows(settings: Settings) -> Iterator[dict[str, object]]:
-    """Yield what is set for providers, and both variables of the default one: all that there are would be too many."""
-    from relay.providers.definition import variable
+    """Yield what is set for providers, and address and key of the default one: all that there are would be too many."""
+    from relay.providers.variables import Variable, variable
     from relay.settings.sources import from_environment
 
     for file in sorted((settings.config / "providers").glob("*.toml")):
-        for suffix in ("BASE_URL", "API_KEY"):
+        for suffix in get_args(Variable):
             name = variable(file.stem, suffix)
             value = from_environment(name, os.environ)
-            if value is None and file.stem != settings.provider:
+            if value is None and (file.stem != settings.provider or suffix == "TOKEN_URL"):
                 continue
             masked = MASK if value and suffix == "API_KEY" else _mask_user(value)
             yield {"variable": name, "value": masked, "from": _environment_source(name) if value else "default"}

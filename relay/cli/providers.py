@@ -83,6 +83,12 @@ def show(
         in_the_file = what == "address" and definition.request.base_url
         if setting and (setting["set"] or not in_the_file):
             table.add_row(what, f"{setting['variable']} is {'set' if setting['set'] else 'not set'}")
+    if auth := definition.auth:
+        table.add_row("form of the key", auth.shape)
+    if facts["tokens"]:
+        table.add_row(
+            "tokens from", f"{facts['tokens']['from']} ({facts['tokens']['variable']} may be another address)"
+        )
     for meaning, statuses in definition.statuses.lists.items():
         if statuses:
             table.add_row(meaning.replace("_", " "), ", ".join(statuses))
@@ -103,8 +109,8 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
     """Return what a provider watches, asks, needs and reads, for scripts."""
     from dataclasses import asdict
 
-    from relay.providers.definition import variable
     from relay.providers.overview import bulk_line, follow_line, key_variable, query_line, sources
+    from relay.providers.variables import variable
 
     followed = dict(sources(definition.follow.result, "result.")) if definition.follow else {}
     return {
@@ -119,12 +125,25 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
         "id": definition.request.id or None,
         "address": _setting(variable(definition.name, "BASE_URL")),
         "key": _setting(key_variable(definition)),
+        "key_form": definition.auth.shape if definition.auth else None,
+        "tokens": _tokens(definition),
         "reads": dict(sources(definition.read)) | followed,
         "links_need_key": definition.read.result.key_needed is True,
         "statuses": definition.statuses.model_dump(mode="json"),
         "cadence": asdict(definition.cadence),
         "budget": asdict(definition.budget),
     }
+
+
+def _tokens(definition: Definition) -> dict[str, Any] | None:
+    """Return where tokens are asked for, with the variable that says otherwise; None where none are."""
+    from relay.providers.auth import OAuth
+    from relay.providers.variables import variable
+
+    if not isinstance(definition.auth, OAuth):
+        return None
+    address = definition.auth.token_url.replace("{base_url}", definition.request.base_url)
+    return {"from": address, **(_setting(variable(definition.name, "TOKEN_URL")) or {})}
 
 
 def _setting(variable: str | None) -> dict[str, Any] | None:

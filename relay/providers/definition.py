@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any, Literal, Self
 
@@ -16,11 +16,13 @@ from relay.model.cadence import Cadence
 from relay.model.watch import NOUN, Caution
 from relay.outbound.lane import Limit
 from relay.providers.answer_paths import Read
+from relay.providers.auth import KINDS, Auth
 from relay.providers.bulk import Bulk
 from relay.providers.follow import Follow
 from relay.providers.id_form import IdForm
 from relay.providers.paths import TAGS, Table
 from relay.providers.placeholders import names_in, unknown_in
+from relay.providers.variables import variable
 from relay.settings.sources import from_environment, toml_of
 from relay.settings.types import MIB, Size, duration, fits_in_a_header
 
@@ -208,6 +210,7 @@ class Definition(Table):
     title: str = ""
     noun: str = Field(NOUN, min_length=1, max_length=40)
     request: RequestTable
+    auth: Auth | None = None
     read: Read
     follow: Follow | None = None
     bulk: Bulk | None = None
@@ -249,9 +252,21 @@ class Definition(Table):
     def needs_key(self) -> bool:
         """Return whether no query is answered without an API key.
 
-        A file without an address is for gateways that people run themselves, some of which need none.
+        A file without an address is for gateways that people run themselves, some of which need none; but none of these
+        has tokens or signatures.
         """
-        return self.own_address and self.request.carries_key
+        return self.uses_key and (self.own_address or (self.auth is not None and self.auth.kind != "basic"))
+
+    @property
+    def uses_key(self) -> bool:
+        """Return whether a query carries the API key, or what is made of it."""
+        return self.request.carries_key or (self.auth is not None and self.auth.kind == "sigv4")
+
+    @model_validator(mode="after")
+    def _has_a_place_for_the_credential(self) -> Self:
+        if self.auth is not None and not self.uses_key:
+            raise ValueError("auth: what it makes needs a header with {key} in [request]")
+        return self
 
 
 def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Definition:
@@ -266,6 +281,9 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
     base_url = from_environment(variable(name, "BASE_URL"), environ)
     if base_url:
         raw = _merged(raw, {"request": {"base_url": base_url}})
+    token_url = from_environment(variable(name, "TOKEN_URL"), environ)
+    if token_url and isinstance(auth := raw.get("auth"), dict) and auth.get("kind") == "oauth":
+        raw = _merged(raw, {"auth": {"token_url": token_url}})
     try:
         return Definition.model_validate({**raw, "name": name, "own_address": own_address})
     except ValidationError as error:
@@ -277,8 +295,10 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
             # What is no address may be a key that was pasted here, and an address may hold one.
             read = f", not {base_url!r}" if re.fullmatch(r"\w+://[^@?]*", base_url) else ""
             raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}{read}") from None
-        where = ".".join(str(part) for part in first["loc"] if part not in TAGS)
-        raise ConfigError(f"{file}: {where}: {why}") from None
+        if token_url and first["loc"] == ("auth", "oauth", "token_url"):
+            raise ConfigError(f"{variable(name, 'TOKEN_URL')}: {why}") from None
+        where = ".".join(str(part) for part in first["loc"] if part not in (*TAGS, *KINDS))
+        raise ConfigError(": ".join(filter(None, (str(file), where, why)))) from None
 
 
 def _raw(file: File, below: tuple[File, ...] = ()) -> dict[str, Any]:
@@ -300,16 +320,3 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         merged[key] = _merged(base[key], value) if both else value
     return merged
-
-
-def variable(name: str, what: Literal["BASE_URL", "API_KEY"]) -> str:
-    """Return the environment variable of a provider, `UNIFIED_VIDEO_BASE_URL` for `unified-video`."""
-    return f"{name.upper().replace('-', '_')}_{what}"
-
-
-def variables(name: str) -> Iterator[str]:
-    """Yield every environment variable that a provider may have."""
-    whats: tuple[Literal["BASE_URL", "API_KEY"], ...] = ("BASE_URL", "API_KEY")
-    for what in whats:
-        yield variable(name, what)
-        yield f"{variable(name, what)}_FILE"

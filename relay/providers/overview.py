@@ -8,8 +8,9 @@ from pathlib import Path as File
 
 from relay.model.cadence import Cadence
 from relay.outbound.lane import Limit
-from relay.providers.definition import SANDBOX, Definition, RequestTable, variable
+from relay.providers.definition import SANDBOX, Definition, RequestTable
 from relay.providers.paths import Path, Table
+from relay.providers.variables import variable
 
 
 def head_comment(file: File) -> str:
@@ -20,8 +21,7 @@ def head_comment(file: File) -> str:
 
 def key_variable(definition: Definition) -> str | None:
     """Return the variable of the API key; None where no query carries one."""
-    request = definition.request
-    is_needed = request.carries_key and request.base_url != SANDBOX
+    is_needed = definition.uses_key and definition.request.base_url != SANDBOX
     return variable(definition.name, "API_KEY") if is_needed else None
 
 

@@ -12,59 +12,27 @@ import httpx
 import orjson
 import structlog
 
-from relay import __version__
-from relay.errors import ConfigError
+from relay.errors import Invalid
 from relay.model.reading import TOO_LARGE, Kind, Reading
 from relay.model.times import Millis
-from relay.outbound.codings import READABLE
 from relay.outbound.descriptors import NoRoom
-from relay.outbound.prepared import Exchanger, PreparedRequest
+from relay.outbound.prepared import Exchanger
 from relay.outbound.transport import failure_class
 from relay.providers.bulk import MISSING, unshared
-from relay.providers.definition import SANDBOX, Definition, variable
+from relay.providers.credentials import flaw_of
+from relay.providers.definition import SANDBOX, Definition
 from relay.providers.document import Answer
 from relay.providers.follow import FollowUp, NoFollowUp
 from relay.providers.id_form import IdForm
+from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, QUERY, Messages
 from relay.providers.placeholders import as_text, filled, filled_url
 from relay.providers.reader import Reader, not_answered
-from relay.security.redaction import encoded_forms, redact
-from relay.settings.types import fits_in_a_header
+from relay.providers.variables import variable
 
 log = structlog.stdlib.get_logger(__name__)
 
-MAX_KEPT = 1024 * 1024
-"""Bytes of an answer that a reading keeps. It is read whole, but only so much is stored and passed on."""
-
-MAX_PARTS = 500_000
-"""Values in an answer: in Python each takes many times the few bytes that it takes in JSON."""
-
-MAX_TEMPLATES = 1000
-"""Keys of which the prepared query is remembered."""
-
-HEADERS_READ = {name.encode(): name for name in ("content-type", "location", "retry-after")}
-"""The headers of an answer that count. Most answers have many more."""
-
-UNUSABLE_KEY = "the API key holds characters that no header can carry"
-
-
 _DOTS = re.compile(r"/\.\.?(?:/|$)")
 """Parts of a path that servers take for directions, also where they are percent-encoded."""
-
-
-class QueryTemplate(NamedTuple):
-    """What all queries with one key have in common.
-
-    Attributes:
-        request: all of them, but for the task.
-        follow_up: all second requests, but for their target.
-        bulk: all queries about several tasks, but for the tasks.
-        secret_forms: how the key may be written in an answer.
-    """
-
-    request: PreparedRequest
-    follow_up: PreparedRequest
-    bulk: PreparedRequest
-    secret_forms: tuple[bytes, ...]
 
 
 class SharedReading(NamedTuple):
@@ -100,19 +68,17 @@ class Provider:
         self._needs_key = definition.needs_key
         self.definition = definition
         self._key = key
-        self._exchanger = exchanger
         self._reader = Reader(definition.read, definition.statuses, definition.errors)
         base = "http://sandbox" if definition.request.base_url == SANDBOX else definition.request.base_url
         self._base = httpx.URL(base) if base else None
-        self._address = str(self._base).rstrip("/") if self._base else ""
         self.host = self._base.host if self._base else ""
         query = "&".join(f"{quote(name, safe='')}={as_text(value)}" for name, value in definition.request.query.items())
         self._prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
         self._target = self._prefix + definition.request.path + (f"?{query}" if query else "")
-        self._templates: dict[str | None, QueryTemplate] = {}
         self._id_form = IdForm(definition.request.id)
         follow = definition.follow
         self._follow_up = FollowUp(follow, definition.read.envelope.members, self._base) if follow else None
+        self._messages = Messages(definition, self._base, key, exchanger, self.remedy)
 
     @property
     def configured(self) -> bool:
@@ -127,11 +93,22 @@ class Provider:
     @property
     def key_remedy(self) -> str:
         """Return what to do where a query lacks its key."""
-        return f"'{self.name}' needs an API key: set {variable(self.name, 'API_KEY')}"
+        auth = self.definition.auth
+        form = f" to {auth.shape}" if auth else ""
+        return f"'{self.name}' needs an API key: set {variable(self.name, 'API_KEY')}{form}"
 
     def lacks_key(self, key: str | None) -> bool:
         """Return whether a query with a watch's own key, or None for the deployment's, would lack the key it needs."""
         return self._needs_key and not (key or self._key)
+
+    def check_key(self, key: str | None) -> None:
+        """Check the key that a watch brings, if it brings one.
+
+        Raises:
+            Invalid: nothing can be made of it that lets a query in.
+        """
+        if key and (flaw := flaw_of(self.definition.auth, key)):
+            raise Invalid.at("/upstream_key", flaw)
 
     def lane(self, key: str | None) -> tuple[str, str | None]:
         """Return what the rate budget belongs to: (host, key)."""
@@ -154,20 +131,16 @@ class Provider:
             ConfigError: the provider has no address.
             NoRoom: nothing was sent, because relay itself had no connection to spare.
         """
-        key = key or self._key
-        if not fits_in_a_header(key):
-            return not_answered("unauthorized", UNUSABLE_KEY), None
         try:
-            template = self._templates.get(key) or self._prepare(key)
             names = self._names_of(task_id)
             target = _target(filled_url(self._target, names))
-            answer = await self._exchange(template.request, target, self._body_of(names), template, names)
+            answer = await self._messages.send(key, QUERY, target, self._body_of(names), names, now)
         except NoRoom:
             raise
         except httpx.HTTPError as error:
             failure = failure_class(error)
             return not_answered(failure, f"no answer from {self.host}: {str(error) or failure}"), None
-        return self._read(answer, now), answer
+        return (answer, None) if isinstance(answer, Reading) else (self._read(answer, now), answer)
 
     async def query_many(self, task_ids: Sequence[str], key: str | None, now: Millis) -> SharedReading:
         """Ask once about several tasks, as `query` does about one. What it says of others is none of their business.
@@ -176,18 +149,18 @@ class Provider:
             NoRoom: nothing was sent, because relay itself had no connection to spare.
         """
         bulk = self.definition.bulk
-        key = key or self._key
-        if bulk is None or not fits_in_a_header(key):
-            return SharedReading({}, not_answered("unauthorized", UNUSABLE_KEY))
+        if bulk is None:
+            return SharedReading({}, Reading(Kind.NOT_ANSWERED), refused=True)
         try:
-            template = self._templates.get(key) or self._prepare(key)
             target = _target(self._prefix + bulk.target(task_ids))
-            answer = await self._exchange(template.bulk, target, bulk.body(task_ids), template, {})
+            answer = await self._messages.send(key, BULK, target, bulk.body(task_ids), {}, now)
         except NoRoom:
             raise
         except httpx.HTTPError as error:
             failure = failure_class(error)
             return SharedReading({}, not_answered(failure, f"no answer from {self.host}: {failure}"))
+        if isinstance(answer, Reading):
+            return SharedReading({}, answer)
         whole = self._reader.read(answer, now)
         items = None if whole.limited or answer.status >= 300 else bulk.items(answer)
         if items is None:
@@ -219,16 +192,16 @@ class Provider:
         """
         if self._follow_up is None:
             return reading
-        key = key or self._key
         try:
-            template = self._templates.get(key) or self._prepare(key)
             names = self._names_of(task_id)
             target = _target(self._follow_up.target(answer, names))
-            second = await self._exchange(template.follow_up, target, b"", template, names)
+            second = await self._messages.send(key, FOLLOW_UP, target, b"", names, now)
         except NoRoom:
             raise
         except (httpx.HTTPError, NoFollowUp) as error:
             log.warning("no result followed", provider=self.name, reason=str(error) or failure_class(error))
+            return reading
+        if isinstance(second, Reading):
             return reading
         refused = self._reader.read(second, now)
         reading = replace(reading, limited=refused.limited, retry_after=refused.retry_after)
@@ -240,26 +213,6 @@ class Provider:
         if len(answer.body) <= MAX_KEPT or len(reading.body or reading.aside or b"") <= MAX_KEPT:
             return reading
         return replace(reading, body=reading.body and TOO_LARGE, aside=reading.aside and TOO_LARGE)
-
-    async def _exchange(
-        self, request: PreparedRequest, target: bytes, content: bytes, template: QueryTemplate, names: Mapping[str, str]
-    ) -> Answer:
-        response = await self._exchanger.exchange(request, target, content)
-        body = response.body
-        truncated = response.truncated
-        if len(body) > MAX_KEPT and _parts(body) > MAX_PARTS:
-            body = body[:MAX_KEPT]
-            truncated = True
-        # Some repeat the key in what they say: an answer is stored, shown to the app and sent to its targets.
-        secret_forms = template.secret_forms
-        headers = _headers_read(response.headers)
-        if "location" in headers:
-            headers["location"] = redact(headers["location"].encode(), secret_forms).decode()
-        unread = redact(response.unread.encode(), secret_forms).decode() if response.unread else ""
-        body = redact(body, secret_forms)
-        return Answer(
-            response.status, headers, body, truncated, unread, response.reservation, secret_forms, self._address, names
-        )
 
     def _names_of(self, task_id: str) -> dict[str, str]:
         """Return what the placeholders of a task stand for.
@@ -276,59 +229,6 @@ class Provider:
         """Return the body of a query about a task; a GET has none."""
         template = self.definition.request.json_body
         return b"" if template is None else orjson.dumps(filled(template, names))
-
-    def _prepare(self, key: str | None) -> QueryTemplate:
-        """Make what all queries with a key have in common, once to save time."""
-        if self._base is None:
-            raise ConfigError(f"provider '{self.name}' has no address: {self.remedy}")
-        table = self.definition.request
-        headers = httpx.Headers({"User-Agent": f"relay/{__version__}", "Accept-Encoding": READABLE})
-        for name, value in table.headers.items():
-            if "{key}" not in value or key:
-                headers[name] = value.replace("{key}", key or "")
-        request = self._prepared(table.method, self._base, headers, as_json=table.json_body is not None)
-        get = request if table.method == "GET" else self._prepared("GET", self._base, headers)
-        bulk = self.definition.bulk
-        many = (
-            get if bulk is None or bulk.json_body is None else self._prepared("POST", self._base, headers, as_json=True)
-        )
-        if len(self._templates) >= MAX_TEMPLATES:
-            self._templates.clear()
-        template = QueryTemplate(request, get, many, encoded_forms([key] if key else []))
-        self._templates[key] = template
-        return template
-
-    def _prepared(
-        self, method: str, base: httpx.URL, headers: httpx.Headers, *, as_json: bool = False
-    ) -> PreparedRequest:
-        """Make a request of which only the target and the body are missing."""
-        table = self.definition.request
-        if as_json:
-            headers = httpx.Headers([*headers.items(), ("Content-Type", "application/json")])
-        extensions = {"timeout": table.timeout, "max_bytes": table.max_bytes, "reuse": True}
-        # Given as a stream, the body spares httpx making headers for it: each query has its own.
-        return self._exchanger.prepare(
-            httpx.Request(method, base, headers=headers, stream=httpx.ByteStream(b""), extensions=extensions)
-        )
-
-
-def _headers_read(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the headers that are read of an answer; of one that stands there several times, all values."""
-    read: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name = HEADERS_READ.get(raw_name.lower())
-        if name is not None:
-            try:
-                value = raw_value.decode()
-            except UnicodeDecodeError:
-                value = raw_value.decode("latin-1")
-            read[name] = f"{read[name]}, {value}" if name in read else value
-    return read
-
-
-def _parts(body: bytes) -> int:
-    """Return how many values a JSON text has at most."""
-    return sum(body.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def _target(target: str) -> bytes:

@@ -75,6 +75,23 @@ def test_what_has_to_be_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GET https://builds.example/" in after
 
 
+def test_a_key_of_several_parts_is_shown_with_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRBYTE_JOB_BASE_URL", "https://airbyte.example")
+    shown = facts("airbyte-job")
+    assert shown["key_form"] == "CLIENT_ID:CLIENT_SECRET"
+    assert shown["tokens"] == {
+        "from": "https://airbyte.example/v1/applications/token",
+        "variable": "AIRBYTE_JOB_TOKEN_URL",
+        "set": False,
+    }
+    monkeypatch.setenv("AIRBYTE_JOB_TOKEN_URL", "https://tokens.example/")
+    assert facts("airbyte-job")["tokens"]["from"] == "https://tokens.example/"
+    lines = [" ".join(line.split()) for line in show("kling").splitlines()]
+    assert "key KLING_API_KEY is not set" in lines
+    assert "form of the key ACCESS_KEY:SECRET_KEY" in lines
+    assert facts("openai-batch")["key_form"] is None
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_file_can_be_shown(file: Path) -> None:
     assert show(str(file)).startswith(f"{file.stem}: ")

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from relay.cli import cli
 from relay.errors import StoreUnavailable
-from relay.providers.definition import variable
+from relay.providers.variables import variable
 from relay.settings.options import Settings
 from relay.settings.sources import load
 from relay.store import Database, invariants, migrate, notifications

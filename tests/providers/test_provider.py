@@ -25,10 +25,12 @@ from relay.model.watch import Caution
 from relay.outbound.callers import Caller, CallKind
 from relay.outbound.lane import Limit
 from relay.outbound.transport import Transport
-from relay.providers.definition import SANDBOX, Definition, load_definition, variable
+from relay.providers.definition import SANDBOX, Definition, load_definition
 from relay.providers.files import ProviderFiles
-from relay.providers.provider import MAX_KEPT, Provider
+from relay.providers.messages import MAX_KEPT
+from relay.providers.provider import Provider
 from relay.providers.upstreams import Busy, Query, Upstreams
+from relay.providers.variables import variable
 from relay.security.guard import Guard
 from tests.support.loopback import Server, serving
 from tests.support.processes import no_descriptors

@@ -20,7 +20,7 @@ from relay.providers.answer_paths import Read
 from relay.providers.definition import Errors, Statuses, load_definition
 from relay.providers.document import Answer
 from relay.providers.fields import MAX_LINK, MAX_TEXT, link_expiry
-from relay.providers.provider import MAX_KEPT
+from relay.providers.messages import MAX_KEPT
 from relay.providers.reader import MAX_STATUS, Reader, not_answered
 
 ROOT = Path(__file__).parents[2]

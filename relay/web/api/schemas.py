@@ -122,7 +122,11 @@ class WatchIn(Request):
             AfterValidator(_header_safe),
         ]
         | None
-    ) = Field(None, description="The upstream's API key for this watch; kept sealed, never returned.", repr=False)
+    ) = Field(
+        None,
+        description="The upstream's API key for this watch, as a variable would hold it; kept sealed, never returned.",
+        repr=False,
+    )
 
     def request(self) -> WatchRequest:
         """Return what is asked of relay."""

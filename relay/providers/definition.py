@@ -183,8 +183,8 @@ class RequestTable(Table):
 
     @model_validator(mode="after")
     def _asks_about_a_task(self) -> Self:
-        in_body = names_in(self.json_body)  # which may have other braces, as GraphQL's do
-        asked = names_in([self.path, self.query]) | in_body - {"task_path"}
+        in_body = set(names_in(self.json_body))  # which may have other braces, as GraphQL's do
+        asked = set(names_in([self.path, self.query])) | in_body - {"task_path"}
         if unused := [name for name in IdForm(self.id).names if name not in asked]:
             raise ValueError(f"id: {{{unused[0]}}} stands nowhere in 'path', 'query' or 'json'")
         if not self.id and asked.isdisjoint(_OF_A_URL):

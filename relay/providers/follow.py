@@ -46,7 +46,7 @@ class Follow(Table):
     def _leads_somewhere(self) -> Self:
         if bool(self.path) == bool(self.url.expressions):
             raise ValueError("needs either 'path' or 'url'")
-        if unused := set(self.names) - names_in(self.path):
+        if unused := set(self.names) - set(names_in(self.path)):
             raise ValueError(f"with: {{{min(unused)}}} does not stand in 'path'")
         if not (self.result.url.expressions or self.result.text.expressions or self.result.ref.expressions):
             raise ValueError("result: needs 'url', 'text' or 'ref'")

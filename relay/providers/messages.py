@@ -180,7 +180,8 @@ class Messages:
         """Make a request of which only the target and the body are missing."""
         table = self._definition.request
         if as_json:
-            headers = httpx.Headers([*headers.items(), ("Content-Type", "application/json")])
+            headers = headers.copy()
+            headers.setdefault("Content-Type", "application/json")
         extensions = {"timeout": table.timeout, "max_bytes": table.max_bytes, "reuse": True}
         # Given as a stream, the body spares httpx making headers for it: each query has its own.
         return self._exchanger.prepare(

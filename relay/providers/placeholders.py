@@ -19,9 +19,9 @@ def texts_in(template: Any) -> Iterator[str]:
             yield from texts_in(part)
 
 
-def names_in(template: Any) -> set[str]:
-    """Return the names of all placeholders in a template."""
-    return {name for text in texts_in(template) for name in re.findall(r"\{(\w+)\}", text)}
+def names_in(template: Any) -> list[str]:
+    """Return the names of all placeholders in a template, in their order, each once."""
+    return list(dict.fromkeys(name for text in texts_in(template) for name in re.findall(r"\{(\w+)\}", text)))
 
 
 def unknown_in(template: Any, names: Collection[str]) -> str | None:

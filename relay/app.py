@@ -17,6 +17,7 @@ import structlog
 from relay import __version__
 from relay.actions import Actions
 from relay.channels import open_channels
+from relay.channels.alerts import declare_alerts
 from relay.channels.base import DEADLINE, Resources, TargetTransport
 from relay.channels.sender import Sender
 from relay.channels.slack.channel import SlackChannel
@@ -53,6 +54,8 @@ from relay.worker.poller import Poller
 from relay.worker.scheduler import Scheduler, Tick
 from relay.worker.slack_editor import SlackEditor
 from relay.worker.slack_eraser import SlackEraser
+from relay.worker.troubles import EVERY as TROUBLES_EVERY
+from relay.worker.troubles import TroubleNotes
 from relay.worker.upkeep import PROBE_EVERY, PRUNE_EVERY, Upkeep
 
 if TYPE_CHECKING:
@@ -130,8 +133,10 @@ class Relay:
         self.heartbeat = Heartbeat(process)
         under_way = {"poll": lambda: self.poller.under_way, "delivery": lambda: self.dispatcher.under_way}
         self.upkeep = Upkeep(self.db, now, settings.retention, under_way)
+        self.troubles = TroubleNotes(process, self.upstreams.troubles, settings.retention)
         self._stop_by: float | None = None
         targets = Targets(self.channels, self.vault)
+        declare_alerts(self.db, self.vault, settings, targets, now())
         actions = Actions(
             settings, self.db, self.vault, self.upstreams, targets, sender, lanes, self.wake, self.feed, now
         )
@@ -171,6 +176,7 @@ class Relay:
             DELIVER: (self._by_the_clock(self.dispatcher.tick), INTERVAL),
             "probe": (self._by_the_clock(self.upkeep.probe), PROBE_EVERY),
             "prune": (self._by_the_clock(self.upkeep.prune), PRUNE_EVERY),
+            "troubles": (self._by_the_clock(self.troubles.tick), TROUBLES_EVERY),
         }
         if self.slack.has_bot:
             jobs[EDIT] = (self._by_the_clock(self.editor.tick), INTERVAL)

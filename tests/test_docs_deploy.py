@@ -282,7 +282,7 @@ VALUES: dict[str, set[str]] = {
     "verdict": set(Verdict),
     "what": {"poll", "delivery"},
 }
-LABELS = {*VALUES, "loop", "provider", "type", "le", "job", "instance"}
+LABELS = {*VALUES, "loop", "provider", "trouble", "type", "le", "job", "instance"}
 
 
 @pytest.fixture(scope="module")

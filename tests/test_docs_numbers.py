@@ -19,13 +19,23 @@ from relay.model import cadence, retry, watch
 from relay.model.watch import Caution
 from relay.outbound import codings, connections, lanes, receivers, reservations
 from relay.outbound.lane import Limit
-from relay.providers import credentials, jwts, messages, shared_queries, upstreams
+from relay.providers import credentials, jwts, messages, shared_queries, troubles, upstreams
 from relay.providers.definition import MAX_ANSWER, MAX_TIMEOUT, Definition, RequestTable, load_definition
 from relay.providers.fields import MAX_WHOLE_TEXT
 from relay.providers.messages import MAX_KEPT
 from relay.security import signing
 from relay.settings.options import Settings
-from relay.store import attempts, change_feed, clock_reset, deaths, deliveries, processes, reports, target_health
+from relay.store import (
+    attempts,
+    change_feed,
+    clock_reset,
+    deaths,
+    deliveries,
+    misses,
+    processes,
+    reports,
+    target_health,
+)
 from relay.telemetry import log_output
 from relay.web import rate_limit
 from relay.web.api import watch_changes
@@ -109,6 +119,7 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
     },
     "docs/dashboard.md": {
         "status and answer (the first {})": SHOWN_OF_AN_ANSWER,
+        "its first {}, whatever it was": misses.KEPT,
         "is still being tried after {}": reports.LONG_PENDING / 1000,
         "at least {} characters": next(bound.min_length for bound in PASSWORD.metadata if hasattr(bound, "min_length")),
         "for {} from each login": sessions.LIFETIME,
@@ -141,6 +152,7 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "Lists show {} of the answer": deliveries.LISTED_ANSWER,
     },
     "docs/lifecycle.md": {
+        "no answer has been usable for {}, ": troubles.SILENT_FOR / 1000,
         "the row is put off: {} the first time": claim_loop.FIRST_SETBACK,
         "as long each further time, {} at most": claim_loop.MAX_SETBACK,
         "rows that were claimed beside it within {} after the second": deaths.SPREAD / 1000,

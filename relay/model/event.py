@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, NotRequired
+from typing import Any, Literal, NamedTuple, NotRequired
 
 import orjson
 from typing_extensions import TypedDict
@@ -27,6 +27,10 @@ class EventType(StrEnum):
     LOST = "task.lost"
     PROGRESS = "task.progress"
     TEST = "relay.test"
+    DELIVERY_DEAD = "relay.delivery_dead"
+    TARGET_UNWELL = "relay.target_unwell"
+    UPSTREAM_REFUSED = "relay.upstream_refused"
+    SUBMISSION_UNKNOWN = "relay.submission_unknown"
 
 
 TERMINAL_EVENTS = {
@@ -36,6 +40,14 @@ TERMINAL_EVENTS = {
     State.LOST: EventType.LOST,
 }
 """The event of each end. `cancelled` has none: the app stopped the watch itself."""
+
+ALERTS = (
+    EventType.DELIVERY_DEAD,
+    EventType.TARGET_UNWELL,
+    EventType.UPSTREAM_REFUSED,
+    EventType.SUBMISSION_UNKNOWN,
+)
+"""The events for the operator. No app can ask for them."""
 
 
 class EventData(TypedDict):
@@ -52,6 +64,20 @@ class EventData(TypedDict):
     upstream: NotRequired[Any]
     upstream_omitted: NotRequired[str]
     upstream_repaired: NotRequired[bool]
+
+
+class AlertData(TypedDict):
+    """The `data` of every event for the operator (`RELAY_ALERTS`).
+
+    `state` is `unwell` when a trouble has begun, and `well` when it is over. `subject` names what is in trouble.
+    """
+
+    state: Literal["unwell", "well"]
+    subject: str
+    since: str
+    message: str
+    remedy: str
+    detail: Any
 
 
 class Upstream(NamedTuple):

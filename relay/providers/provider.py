@@ -59,12 +59,14 @@ class Provider:
 
     Attributes:
         base_url_variable: the environment variable that says where to ask.
+        key_variable: that with the API key.
         host: the host that is asked; empty if its address is not known.
     """
 
     def __init__(self, definition: Definition, key: str | None, exchanger: Exchanger) -> None:
         self.name = definition.name
         self.base_url_variable = variable(self.name, "BASE_URL")
+        self.key_variable = variable(self.name, "API_KEY")
         self._needs_key = definition.needs_key
         self.definition = definition
         self._key = key
@@ -95,7 +97,7 @@ class Provider:
         """Return what to do where a query lacks its key."""
         auth = self.definition.auth
         form = f" to {auth.shape}" if auth else ""
-        return f"'{self.name}' needs an API key: set {variable(self.name, 'API_KEY')}{form}"
+        return f"'{self.name}' needs an API key: set {self.key_variable}{form}"
 
     def lacks_key(self, key: str | None) -> bool:
         """Return whether a query with a watch's own key, or None for the deployment's, would lack the key it needs."""

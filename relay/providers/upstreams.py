@@ -19,8 +19,8 @@ from relay.outbound.shares import on_behalf_of
 from relay.providers.document import Answer
 from relay.providers.files import ProviderFiles
 from relay.providers.provider import Provider, SharedReading
-from relay.providers.routing import Routing
 from relay.providers.shared_queries import Asker, SharedQueries
+from relay.providers.troubles import Heard, UpstreamTroubles
 
 MAX_UNDER_WAY = 500
 """Queries under way at once in one process, whomever they ask."""
@@ -73,6 +73,7 @@ class Upstreams(Mapping[str, Provider]):
 
     Attributes:
         lanes: one for each (host, key).
+        troubles: which of them are in trouble.
     """
 
     def __init__(self, providers: ProviderFiles, clock: Callable[[], Millis]) -> None:
@@ -81,7 +82,7 @@ class Upstreams(Mapping[str, Provider]):
         self.lanes = Lanes(MAX_UNDER_WAY, MAX_WAITING, between_apps=True)
         self._shared: dict[tuple[str, str, str | None], asyncio.Task[Query | Busy]] = {}
         self._together: SharedQueries[Query | Busy] = SharedQueries(self._ask_many)
-        self._routing = Routing()
+        self.troubles = UpstreamTroubles()
 
     def __getitem__(self, name: str) -> Provider:
         return self._providers[name]
@@ -145,7 +146,7 @@ class Upstreams(Mapping[str, Provider]):
         first = await self._in_turn(provider, key, caller, ask)
         if isinstance(first, Busy):
             return first
-        self._routing.heard(provider.name, task_id, first.reading, f"check {provider.base_url_variable}")
+        self._hear(provider, key, task_id, first)
         if first.answer is None or caller.kind is CallKind.MIRROR or not provider.is_followed(first.reading):
             return first
         answer = first.answer
@@ -175,8 +176,10 @@ class Upstreams(Mapping[str, Provider]):
     ) -> Callable[[str], Query | Busy]:
         """Ask once about the tasks that it takes when it has a place."""
 
+        task_ids: list[str] = []
+
         async def ask(at: Millis) -> tuple[Reading, tuple[Millis, SharedReading]]:
-            task_ids = list(dict.fromkeys(asker.task_id for asker in take()))
+            task_ids.extend(dict.fromkeys(asker.task_id for asker in take()))
             if len(task_ids) > 1:
                 shared = await provider.query_many(task_ids, key, at)
             elif task_ids:
@@ -192,8 +195,10 @@ class Upstreams(Mapping[str, Provider]):
         asked_at, shared = told
         if shared.refused:
             self._together.refused(provider, key)
+        elif not shared.of_tasks and task_ids:
+            self._hear(provider, key, task_ids[0], Query(asked_at, shared.otherwise, None))
         for task_id, reading in shared.of_tasks.items():
-            self._routing.heard(provider.name, task_id, reading, f"check {provider.base_url_variable}")
+            self._hear(provider, key, task_id, Query(asked_at, reading, None))
         return lambda task_id: Query(asked_at, shared.of_tasks.get(task_id, shared.otherwise), None)
 
     async def _in_turn(
@@ -219,6 +224,11 @@ class Upstreams(Mapping[str, Provider]):
             refused = reading.limited
             self.lanes.done(lane, caller, done - started, done, refused=refused, retry_after=reading.retry_after)
         return outcome
+
+    def _hear(self, provider: Provider, key: str | None, task_id: str, query: Query) -> None:
+        own_key = None if key == provider.lane(None)[1] else key
+        status = None if query.answer is None else query.answer.status
+        self.troubles.heard(Heard(provider, own_key, task_id, query.reading, status, query.asked_at))
 
     async def mirrored_query(self, provider: Provider, task_id: str, key: str | None, app: str) -> Query | Busy:
         """Ask as `query` does, for the mirror, which has a share of the lane and does not wait.

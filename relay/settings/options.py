@@ -75,6 +75,7 @@ class Settings(BaseModel):
     slack_teams: Grants = Field((), alias="RELAY_SLACK_TEAMS")
     slack_channels: Channels = Field((), alias="RELAY_SLACK_CHANNELS")
     slack_hook_hosts: Hosts = Field(("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS")
+    alerts: Words = Field((), alias="RELAY_ALERTS", repr=False)
     metrics_token: str | None = Field(None, alias="RELAY_METRICS_TOKEN", min_length=8, repr=False)
     admin_password: str | None = Field(None, alias="RELAY_ADMIN_PASSWORD", min_length=8, repr=False)
     trusted_hops: Whole = Field(0, alias="RELAY_TRUSTED_HOPS", ge=0, le=10)

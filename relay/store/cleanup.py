@@ -15,7 +15,7 @@ from relay.model.times import Millis
 from relay.store import usage
 from relay.store.database import Database
 from relay.store.outbox import END
-from relay.store.schema import changes, deliveries, events, messages, watches
+from relay.store.schema import NEVER_ENDED, changes, deliveries, events, messages, watches
 
 PATIENCE = 200
 """Milliseconds for which the log of a SQLite file is locked at most while it is emptied: others may still read it."""
@@ -82,7 +82,8 @@ def _ended_before(tx: sa.Connection, before: Millis, most: int) -> list[str]:
     )
     # Where a message is missing at its save, its watch was erased: see slack_messages.save.
     edited = sa.exists().where(messages.c.watch_id == c.id, messages.c.lease.is_not(None))
-    old = sa.select(c.id).where(c.ended_at < before, ~undelivered, ~edited).order_by(c.ended_at).limit(most)
+    long_ago = c.ended_at.between(NEVER_ENDED + 1, before - 1)
+    old = sa.select(c.id).where(long_ago, ~undelivered, ~edited).order_by(c.ended_at).limit(most)
     return list(tx.execute(old.with_for_update(skip_locked=True)).scalars())
 
 

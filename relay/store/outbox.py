@@ -12,9 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from relay.model.delivery import Attempt, DeliveryState
-from relay.model.event import EventType
+from relay.model.event import ALERTS, EventType
 from relay.model.times import Millis
-from relay.store import attempts, slack_messages, target_health
+from relay.model.trouble import Trouble, dead_subject, unwell_subject
+from relay.store import attempts, slack_messages, target_health, troubles
 from relay.store.due import DueRows
 from relay.store.hot import Statement, Update, among
 from relay.store.notifications import announce_changes
@@ -230,8 +231,43 @@ def _consequences(tx: sa.Connection, result: Tried, at: Millis) -> None:
         _end_target(tx, result.claim.target_id, at, result.reason)
     if result.claim.ailing and result.state is DeliveryState.DELIVERED:
         target_health.heal(tx, [result.claim.place], at)
-    if result.exhausted:
-        target_health.worsen(tx, result.claim.place, at)
+        troubles.over(tx, [unwell_subject(result.claim.place)], at)
+    got_unwell = result.exhausted and target_health.worsen(tx, result.claim.place, at)
+    if result.claim.event_type in (*SINGLE_ATTEMPT, *ALERTS):  # no alert is about the places of alerts
+        return
+    if got_unwell:
+        troubles.begin(tx, _trouble(result, EventType.TARGET_UNWELL, at), at)
+    if result.state is DeliveryState.DEAD:
+        troubles.begin(tx, _trouble(result, EventType.DELIVERY_DEAD, at), at)
+
+
+def _trouble(result: Tried, kind: EventType, at: Millis) -> Trouble:
+    """Return what the operator should know of a delivery that is dead, or of its place that is unwell."""
+    claim = result.claim
+    is_dead = kind is EventType.DELIVERY_DEAD
+    outcome = result.attempt.outcome if result.attempt else None
+    reason = result.reason or "it was not delivered"
+    return Trouble(
+        dead_subject(claim.place) if is_dead else unwell_subject(claim.place),
+        kind,
+        at,
+        f"a delivery to {claim.host} is dead: {reason}"
+        if is_dead
+        else f"{claim.host} has failed for a day; its deliveries are held, and one an hour is tried: {reason}",
+        f"see what {claim.host} answers, then send the delivery again (dashboard, POST /v1/deliveries/retry)"
+        if is_dead
+        else f"see what {claim.host} answers; what is held goes out once it is well",
+        {
+            "app_id": claim.app_id,
+            "host": claim.host,
+            "place": claim.place,
+            "watch_id": claim.watch_id,
+            "delivery_id": claim.id,
+            "event_type": claim.event_type,
+            "status": outcome.status if outcome else None,
+            "error": outcome.error if outcome else None,
+        },
+    )
 
 
 def _end_target(tx: sa.Connection, target_id: str, at: Millis, reason: str | None) -> None:

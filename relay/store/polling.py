@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from relay.model.event import Event, EventType, Upstream
 from relay.model.times import Millis
 from relay.model.watch import State, Watch
-from relay.store import hot, slack_messages
+from relay.store import hot, misses, slack_messages
 from relay.store.due import Allotment, DueRows, due_of
 from relay.store.notifications import announce_changes
 from relay.store.schema import CANCELLED, CUT, REPAIRED, answers, changes, lags, watches
@@ -122,7 +122,7 @@ class Polled:
         answer: the upstream's answer if it is to be stored, and `answer_status` its HTTP status.
         answer_hash: the hash of the answer that is stored afterwards.
         event: the event to send, if there is one.
-        changed: whether the reading said something new.
+        changed: whether the reading said something new; `miss`: what came, if that told nothing.
     """
 
     claim: PollClaim
@@ -135,6 +135,7 @@ class Polled:
     answer_hash: int | None = None
     event: Event | None = None
     changed: bool = False
+    miss: misses.Miss | None = None
 
 
 _CLAIMED = ("id", "lease")
@@ -192,13 +193,14 @@ def save(tx: sa.Connection, polled: Sequence[Polled], allotment: Allotment | Non
     # Ends go last, by app: whoever changes what an app has (`usage`) waits for no row of a watch after it.
     asked = sorted((p for p in results.values() if p.watch is not None), key=_by_app)
     # The update of `watches` checks the lease by itself. Rows of other tables may be written only if it still holds.
-    held = _still_held(tx, [p for p in asked if p.answer is not None or p.event is not None or p.changed])
+    held = _still_held(tx, [p for p in asked if p.answer is not None or p.event or p.changed or p.miss])
     with hot.together(tx):
         _go_on.run(tx, [_of_poll(p, p.watch) for p in asked if p.watch is not None and p.watch.ended_at is None])
         _end.run(tx, [_of_end(p, p.watch) for p in asked if p.watch is not None and p.watch.ended_at is not None])
         _save_answers(tx, [p for p in held if p.answer is not None])
         _save_changes(tx, [p for p in held if p.changed])
         _save_ends(tx, held)
+    misses.save(tx, [(p.claim.id, p.miss) for p in held if p.miss])
     return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in held if p.event], allotment)
 
 

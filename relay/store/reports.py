@@ -16,10 +16,10 @@ from relay.model.delivery import DeliveryState
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store import deliveries as replay
-from relay.store import outbox, polling
+from relay.store import misses, outbox, polling
 from relay.store import watches as watches_
 from relay.store.outbox import SINGLE_ATTEMPT
-from relay.store.schema import AnyRow, apps, deliveries, lags, usage, watches
+from relay.store.schema import NEVER_ENDED, AnyRow, apps, deliveries, lags, usage, watches
 
 WINDOW = 1000
 """Rows that are searched for what has no index of its own."""
@@ -84,7 +84,7 @@ def in_flight(tx: sa.Connection, most: int) -> list[AnyRow]:
 def ended(tx: sa.Connection, most: int) -> list[AnyRow]:
     """Return watches that have ended, the latest end first."""
     c = watches.c
-    last = sa.select(c.id).where(c.ended_at.is_not(None)).order_by(c.ended_at.desc()).limit(most)
+    last = sa.select(c.id).where(c.ended_at > NEVER_ENDED).order_by(c.ended_at.desc()).limit(most)
     return list(tx.execute(_cards(list(tx.execute(last).scalars())).order_by(c.ended_at.desc(), c.id.desc())))
 
 
@@ -151,13 +151,13 @@ class Counts:
 
     Attributes:
         watching: watches under way.
-        in_flight: by provider: how many are watching, of how many of them the last answers told nothing, and of how
-            many that was a router's 404. Of very many watches, those that are polled next.
+        in_flight: by provider: how many are watching, and of how many of them the last answers told nothing. Of very
+            many watches, those that are polled next.
         dead, held: deliveries, counted up to `COUNTED`.
     """
 
     watching: int
-    in_flight: dict[str, tuple[int, int, int]]
+    in_flight: dict[str, tuple[int, int]]
     dead: int
     held: int
 
@@ -166,13 +166,13 @@ def counts(tx: sa.Connection) -> Counts:
     """Count what is under way and what is stuck, through partial indexes, and up to `COUNTED`."""
     w, d = watches.c, deliveries.c
     watching = tx.execute(sa.select(sa.func.sum(usage.c.watching))).scalar()
-    unrouted = sa.and_(w.misses > 0, w.error.like('{"code":"http_404",%'))
-    columns = w.provider, w.misses, sa.case((unrouted, 1), else_=0).label("unrouted")
-    polled_next = sa.select(*columns).where(w.next_poll_at.is_not(None)).order_by(w.next_poll_at).limit(COUNTED)
+    polled_next = (
+        sa.select(w.provider, w.misses).where(w.next_poll_at.is_not(None)).order_by(w.next_poll_at).limit(COUNTED)
+    )
     first = polled_next.subquery().c
     silent = sa.func.sum(sa.case((first.misses > 0, 1), else_=0))
-    query = sa.select(first.provider, sa.func.count(), silent, sa.func.sum(first.unrouted)).group_by(first.provider)
-    in_flight = {provider: (count, int(misses), int(lost)) for provider, count, misses, lost in tx.execute(query)}
+    query = sa.select(first.provider, sa.func.count(), silent).group_by(first.provider)
+    in_flight = {provider: (count, int(silent)) for provider, count, silent in tx.execute(query)}
     in_state = []
     for state in (DeliveryState.DEAD, DeliveryState.HELD):
         some = sa.select(d.id).where(d.state == _literal(state)).limit(COUNTED).subquery()
@@ -226,6 +226,7 @@ class WatchHistory:
     Attributes:
         app: the name of its app.
         answer: the upstream's last answer.
+        missed: the last queries in a row that told nothing.
     """
 
     app: str
@@ -233,6 +234,7 @@ class WatchHistory:
     history: list[AnyRow]
     deliveries: list[replay.StoredDelivery]
     answer: bytes | None
+    missed: AnyRow | None
 
 
 def watch_history(tx: sa.Connection, watch_id: str) -> WatchHistory:
@@ -252,6 +254,7 @@ def watch_history(tx: sa.Connection, watch_id: str) -> WatchHistory:
         watches_.history(tx, watch_id),
         replay.newest(tx, app_id, MAX_DELIVERIES, watch_id=watch_id)[::-1],
         upstream and upstream.body,
+        misses.of_watch(tx, watch_id),
     )
 
 

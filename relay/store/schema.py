@@ -65,6 +65,9 @@ usage = Table(  # what each app has; triggers count it: see migrations/usage_tri
     Column("targets", BigInteger, nullable=False),  # stored targets
 )
 
+NEVER_ENDED = 0
+"""The `ended_at` of the watch that alerts belong to. It was never under way, ended at no time, and stays."""
+
 CANCELLED = "'cancelled'"
 """The state of a stopped watch as queries write it: a partial index is used only if the query names its condition."""
 
@@ -145,6 +148,18 @@ answers = Table(  # the upstream's last JSON answer about a task; apart, because
     Column("body", LargeBinary, nullable=False),  # an answer "unknown task" only while there was no other
     Column("at", BigInteger, nullable=False),
     Column("status", Integer, nullable=False, server_default="200"),  # of HTTP, or REPAIRED, or CUT
+)
+
+misses = Table(  # of each watch the last queries in a row that told nothing, and what came instead of an answer
+    "misses",
+    metadata,
+    Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("status", Integer),  # of HTTP; null where no answer came
+    Column("message", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # the first bytes of it
 )
 
 changes = Table(  # one row for each reading that said something new; append-only

@@ -5,7 +5,7 @@ Times are milliseconds since the epoch.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, Table, Text
 
 from relay.store.schema import metadata
 
@@ -49,6 +49,21 @@ lane_leases = Table(  # what each process may take of a lane for a second: see m
     Column("starts_before", Integer, nullable=False),
     Column("until_before", BigInteger, nullable=False),
     Column("until", BigInteger, nullable=False),
+)
+
+troubles = Table(  # what the operator should know of: one row for each subject, while it lasts and a while after
+    "troubles",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("type", Text, nullable=False),  # of the event that tells it
+    Column("since", BigInteger, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("remedy", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # JSON
+    Column("seen_at", BigInteger, nullable=False),  # when it was last noticed
+    Column("over_at", BigInteger),  # null while it lasts
+    Column("told", Boolean, nullable=False),  # its beginning was told, and its end was not
+    Column("told_at", BigInteger),  # when a beginning was last told
 )
 
 generations = Table(  # each step of a number ends what was given out before it: sessions of the dashboard

@@ -25,14 +25,15 @@ PROBE_EVERY: Millis = 3_600_000
 """The time between two probes of an unwell place."""
 
 
-def worsen(tx: sa.Connection, place: str, now: Millis) -> None:
-    """Record that a delivery to this place has used up its schedule."""
+def worsen(tx: sa.Connection, place: str, now: Millis) -> bool:
+    """Record that a delivery to this place has used up its schedule. Return whether the place is unwell from now on."""
     c = ailments.c
     change = sa.update(ailments).where(c.place == place).values(exhausted=c.exhausted + 1)
     if not tx.execute(change).rowcount:
         tx.execute(sa.insert(ailments).values(place=place, since=now, exhausted=1))
     unwell = (c.exhausted >= EXHAUSTED_BEFORE_UNWELL, c.since <= now - AILING_BEFORE_UNWELL, c.probe_at.is_(None))
-    tx.execute(sa.update(ailments).where(c.place == place, *unwell).values(probe_at=now + PROBE_EVERY))
+    change = sa.update(ailments).where(c.place == place, *unwell).values(probe_at=now + PROBE_EVERY)
+    return tx.execute(change).rowcount > 0
 
 
 def heal(tx: sa.Connection, places: Sequence[str], now: Millis) -> None:

@@ -16,7 +16,7 @@ from relay.model.delivery import DeliveryState
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store import cleanup, slack_erasures, slack_messages
-from relay.store.notifications import ERASE, announce, announce_changes
+from relay.store.notifications import ERASE, POLL, announce, announce_changes
 from relay.store.outbox import END
 from relay.store.schema import AnyRow, changes, deliveries, targets, watches
 
@@ -223,6 +223,16 @@ def _cancel(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis, said
     slack_messages.changed(tx, ids, now, at_once=True, said=said)
     announce_changes(tx, ids)
     return len(ids)
+
+
+def make_due(tx: sa.Connection, watch_id: str, now: Millis) -> bool:
+    """Have a watch of any app polled now, unless it is being polled. Return whether it will be."""
+    c = watches.c
+    idle = (c.id == watch_id, c.state == State.WATCHING, c.lease.is_(None))
+    due = tx.execute(sa.update(watches).where(*idle).values(next_poll_at=now)).rowcount > 0
+    if due:
+        announce(tx, POLL)
+    return due
 
 
 def thin(tx: sa.Connection, app_id: str, watch_id: str) -> bool:

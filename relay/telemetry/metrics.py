@@ -10,10 +10,10 @@ REGISTRY = CollectorRegistry()
 _LAGS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 POLLS = Counter("relay_polls", "Queries of upstreams, by kind of reading.", ["provider", "kind"], registry=REGISTRY)
-UPSTREAM_UNROUTED = Gauge(
-    "relay_upstream_unrouted",
-    "1 while an upstream's router answers 404 for several tasks and nothing else comes: its address looks wrong.",
-    ["provider"],
+UPSTREAM_TROUBLE = Gauge(
+    "relay_upstream_trouble",
+    "1 while an upstream refuses the key (refused), says nothing usable (silent), or knows no such address (unrouted).",
+    ["provider", "trouble"],
     registry=REGISTRY,
 )
 DETECTION_LAG = Histogram(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -27,6 +28,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 LEASE = 45.0
 """Seconds that a claim holds: longer than one attempt's deadline and its record."""
+
+MOST_NAMED = 100
+"""Deliveries that one line of the log names, at most: a longer line would be cut."""
 
 INTERNAL = Outcome(Verdict.RETRY, "internal", note="relay itself failed: the log of the operator says how")
 """The outcome of an attempt that a fault of relay's own has interrupted. It counts, so that the delivery ends."""
@@ -131,6 +135,7 @@ class Dispatcher(ClaimLoop[outbox.DeliveryClaim]):
         self.wake_for([result.next_attempt_at for result in tried if result.next_attempt_at is not None])
         for result in tried:
             self._note(result)
+        _warn_of_first_failures(tried)
         return [None] * len(tried)
 
     @staticmethod
@@ -156,4 +161,27 @@ class Dispatcher(ClaimLoop[outbox.DeliveryClaim]):
             attempts=attempt.number,
             status=attempt.outcome.status,
             error=attempt.outcome.error,
+        )
+
+
+def _warn_of_first_failures(tried: Sequence[outbox.Tried]) -> None:
+    """Log the deliveries whose first attempt has failed: one line for all of one place that fail together."""
+    of_place: defaultdict[tuple[str, str | None], list[outbox.Tried]] = defaultdict(list)
+    for result in tried:
+        waits = result.state in (DeliveryState.PENDING, DeliveryState.HELD)
+        if waits and result.attempt is not None and result.attempt.number == 1:
+            of_place[result.claim.place, result.attempt.outcome.error].append(result)
+    for (_, error), failures in of_place.items():
+        first = failures[0]
+        log.warning(
+            "not delivered yet",
+            deliveries=len(failures),
+            delivery_ids=" ".join(failure.claim.id for failure in failures[:MOST_NAMED]),
+            watch_id=first.claim.watch_id,
+            event_type=first.claim.event_type,
+            host=first.claim.host,
+            status=None if first.attempt is None else first.attempt.outcome.status,
+            error=error,
+            reason=first.reason,
+            next_attempt_at=None if first.next_attempt_at is None else rfc3339(first.next_attempt_at),
         )

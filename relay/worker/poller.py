@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from zlib import crc32
 
@@ -21,11 +22,12 @@ from relay.model.times import Millis
 from relay.model.watch import Caution, Obstacle, State, Watch, estimated_end, says_new, transition, unasked
 from relay.outbound.callers import Caller, CallKind
 from relay.providers.bulk import MISSING
-from relay.providers.upstreams import MAX_UNDER_WAY, Busy, Upstreams
+from relay.providers.upstreams import MAX_UNDER_WAY, Busy, Query, Upstreams
 from relay.security.vault import Vault, upstream_key_owner
 from relay.store import outbox, polling, schema, watches
 from relay.store.batches import Batcher
 from relay.store.due import Allotment
+from relay.store.misses import KEPT, Miss
 from relay.store.schema import CUT, REPAIRED, UNKNOWN
 from relay.store.telling import Told
 from relay.telemetry import metrics
@@ -124,7 +126,8 @@ class Poller(ClaimLoop[polling.PollClaim]):
         self._polls(provider.name, query.reading.kind).inc()
         watch = transition(claim.watch, query.reading, self._clock(), provider.definition.caution)
         cadence = self._cadence or provider.definition.cadence
-        return await self._polled(claim, watch, query.asked_at, query.reading, cadence)
+        polled = await self._polled(claim, watch, query.asked_at, query.reading, cadence)
+        return replace(polled, miss=_miss(watch, query)) if watch.misses else polled
 
     def _upstream_key(self, claim: polling.PollClaim) -> str | None:
         if claim.upstream_key is None:
@@ -239,6 +242,14 @@ def _stored_status(reading: Reading) -> int:
     if reading.repaired:
         return REPAIRED
     return CUT if reading.cut else reading.http_status
+
+
+def _miss(watch: Watch, query: Query) -> Miss:
+    """Return what came in place of an answer that tells something."""
+    answer = query.answer
+    message = query.reading.error["message"] if query.reading.error else ""
+    body = b"" if answer is None else bytes(answer.body[:KEPT])
+    return Miss(query.asked_at, watch.misses, None if answer is None else answer.status, message, body)
 
 
 def _repeated(reading: Reading) -> Upstream | None:

@@ -101,7 +101,8 @@ async def test_the_address_of_a_router_that_knows_no_route_is_in_the_metrics_and
         await relay.register(f"task-{number}", f"{receiver.url}/hook")
 
     async def noticed() -> bool:
-        return 'relay_upstream_unrouted{provider="unified-video"} 1.0' in (await relay.http.get("/metrics")).text
+        gauge = 'relay_upstream_trouble{provider="unified-video",trouble="unrouted"} 1.0'
+        return gauge in (await relay.http.get("/metrics")).text
 
     await until(noticed)
     states = {
@@ -109,9 +110,11 @@ async def test_the_address_of_a_router_that_knows_no_route_is_in_the_metrics_and
     }
     assert states == {"watching"}
 
-    async def shown() -> str | None:  # what the page says comes from the database, where the third answer is saved last
+    async def shown() -> str | None:
         page = (await relay.http.get("/")).text
-        return page if "Its address looks wrong" in page else None
+        return page if "the address of unified-video looks wrong" in page else None
 
-    assert "Check UNIFIED_VIDEO_BASE_URL" in await until(shown)
+    page = await until(shown)
+    assert page.index("Upstreams that need attention") < page.index("In flight</h2>")
+    assert "check UNIFIED_VIDEO_BASE_URL" in page
     assert len(receiver.posts) == 0

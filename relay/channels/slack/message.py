@@ -16,6 +16,7 @@ from typing import Any
 from ulid import ULID
 
 from relay.channels.slack import text as words
+from relay.channels.slack.causes import EXPIRED, LOST, cause_of
 from relay.channels.slack.errors import TOO_LONG
 from relay.channels.slack.text import Data
 from relay.model.event import EventType
@@ -119,73 +120,6 @@ class _Story:
     facts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Cause:
-    """Why there is no result, recognized by these words of the upstream, and whether another try can help.
-
-    Attributes:
-        what: what happened, after the noun in the headline.
-    """
-
-    words: str
-    then: str
-    emoji: str = ":x:"
-    what: str = "failed"
-
-
-# The first match counts: in the error's code or, if the code says nothing ("failed"), in its message.
-CAUSES = (
-    _Cause(
-        r"content.?policy|moderat|safety|unsafe|nsfw|guardrail|sensitive|prohibited|inappropriate|copyright|similarity"
-        "|不合规|审核|违规|敏感",
-        "A retry cannot help as long as nothing changes: change the prompt or the input, then submit it anew.",
-        ":no_entry:",
-        "refused by the content filter",
-    ),
-    _Cause(
-        "insufficient|quota|credit|balance|billing|payment|http_402|余额|积分|额度",
-        "The account at the provider has nothing left to spend: top it up, then submit the task again.",
-    ),
-    _Cause(
-        "unauthorized|authentication|api.?key|http_40[13]",
-        "The provider does not accept the API key: check the key and what it may do, then submit the task again.",
-    ),
-    _Cause(
-        r"rate.?limit|too.?many|time.?out|timed.?out|overload|heavy.?load|busy|capacity|unavailable|internal.?error"
-        r"|server.?error|try again|^expired$|http_(?:408|429|5\d\d)|繁忙|超时|稍后|负载",
-        "A retry can help, this looks temporary: submit the same task again in a few minutes.",
-    ),
-    _Cause(
-        r"invalid|unsupported|not supported|must be|bad.?request|could not be downloaded|http_4(?:00|13|15|22)|参数",
-        "A retry cannot help as long as nothing changes: correct the request, then submit it anew.",
-    ),
-    _Cause(
-        "^cancell?ed$",
-        "If that was not meant, submit the task again.",
-        ":black_square_for_stop:",
-        "cancelled at the provider",
-    ),
-)
-
-OTHER_CAUSE = _Cause("", "The provider gives no more detail. One retry is worth it; after that, change the request.")
-
-EXPIRED = _Cause(
-    "",
-    "relay has stopped watching, but the task may still finish at the provider: look it up there, or register it again"
-    " to go on watching.",
-    ":hourglass:",
-    "not finished in time",
-)
-
-LOST = _Cause(
-    "",
-    "The provider no longer knows the task, so no result will come. Check that its id is right and that the API key"
-    " belongs to the account that made it; if so, submit it again.",
-    ":grey_question:",
-    "lost",
-)
-
-
 def terminal_message(event: Data, base_url: str = "", noun: str = NOUN) -> SlackMessage:
     """Write an event as a message that keeps all of Slack's limits.
 
@@ -201,7 +135,8 @@ def terminal_message(event: Data, base_url: str = "", noun: str = NOUN) -> Slack
     story = _story(EventType(event["type"]), data, event.get("timestamp"), words.escaped(noun))
     head = f"{story.emoji} *{story.headline}*"
     if story.reason:
-        texts = [words.markup(head), words.verbatim(f"Why: {story.reason}"), words.markup(story.then)]
+        texts = [words.markup(head), words.verbatim(f"Why: {story.reason}")]
+        texts += [words.markup(story.then)] if story.then else []
     else:
         texts = [words.markup(f"{head}\n{story.then}".strip())]
     if story.prompt:
@@ -245,6 +180,31 @@ def _story(kind: EventType, data: Data, at: Any, noun: str) -> _Story:
             return _Story(":hourglass_flowing_sand:", f"{noun} under way{done}", "", facts=facts_of(data, at))
         case EventType.TEST:
             return _Story(":wave:", "relay can post here", "This is a test. When a task ends, you will read it here.")
+        case _:
+            return _alert(kind, data)
+
+
+_IN_TROUBLE = {
+    EventType.DELIVERY_DEAD: "Deliveries to a receiver are dead",
+    EventType.TARGET_UNWELL: "A receiver is unwell",
+    EventType.UPSTREAM_REFUSED: "An upstream is in trouble",
+    EventType.SUBMISSION_UNKNOWN: "A submission is in doubt",
+}
+_WELL_AGAIN = {
+    EventType.DELIVERY_DEAD: "A receiver gets its deliveries again",
+    EventType.TARGET_UNWELL: "A receiver is well again",
+    EventType.UPSTREAM_REFUSED: "An upstream is well again",
+    EventType.SUBMISSION_UNKNOWN: "A submission is settled",
+}
+
+
+def _alert(kind: EventType, data: Data) -> _Story:
+    """Return what the operator is told: what is wrong and what to look at, or that it is over."""
+    message = words.shown(data.get("message"), REASON)
+    if data.get("state") == "well":
+        return _Story(":white_check_mark:", _WELL_AGAIN[kind], "", reason=message)
+    then = words.escaped(words.shown(data.get("remedy"), REASON))
+    return _Story(":rotating_light:", _IN_TROUBLE[kind], f"What to do: {then}", reason=message)
 
 
 def _completed(data: Data, at: Any, noun: str) -> _Story:
@@ -274,19 +234,10 @@ def _unfinished(kind: EventType, data: Data, at: Any, noun: str) -> _Story:
     code = words.shown(error.get("code"), WORD)
     message = words.shown(error.get("message"), REASON)
     known = {EventType.EXPIRED: EXPIRED, EventType.LOST: LOST}.get(kind)
-    cause = known or _cause(code, message)
+    cause = known or cause_of(code, message)
     fact = f"code {words.code(code)}" if code and not known else ""
     headline = f"{noun} {cause.what}"
     return _Story(cause.emoji, headline, cause.then, message, prompt_of(data), facts=facts_of(data, at, fact))
-
-
-def _cause(*texts: str) -> _Cause:
-    """Return the cause that the first of these texts names."""
-    for text in texts:
-        for cause in CAUSES:
-            if re.search(cause.words, text, re.IGNORECASE):
-                return cause
-    return OTHER_CAUSE
 
 
 def facts_of(data: Data, at: Any, *more: str) -> tuple[str, ...]:

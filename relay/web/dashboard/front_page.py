@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
+from relay.model.event import EventType
 from relay.model.times import Millis
 from relay.model.watch import State
-from relay.store import reports
+from relay.store import reports, troubles
 from relay.store.schema import AnyRow
 from relay.web.context import Context
 from relay.web.dashboard import charts, rendering
@@ -54,6 +56,15 @@ class Figures:
     day: LastDay
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamInTrouble:
+    """An upstream that needs attention, with what is known of it."""
+
+    row: AnyRow
+    provider: str
+    status: int | None
+
+
 class FrontPage:
     """Reads and renders the front page, once for all who look at it.
 
@@ -80,6 +91,7 @@ class FrontPage:
             in_flight=rows.in_flight,
             ended=[_ended(row) for row in rows.ended],
             attention=rows.attention,
+            troubles=[_trouble(row) for row in rows.troubles],
             counts=figures.counts,
             watching=figures.counts.watching,
             ends=total(day.ends, *State),
@@ -106,6 +118,7 @@ class Rows:
     in_flight: list[AnyRow]
     ended: list[AnyRow]
     attention: list[AnyRow]
+    troubles: Sequence[AnyRow]
 
 
 def _rows(tx: sa.Connection, now: Millis) -> Rows:
@@ -113,7 +126,13 @@ def _rows(tx: sa.Connection, now: Millis) -> Rows:
         reports.in_flight(tx, IN_FLIGHT),
         reports.ended(tx, ENDED),
         reports.needing_attention(tx, now, ATTENTION),
+        troubles.standing(tx, EventType.UPSTREAM_REFUSED),
     )
+
+
+def _trouble(row: AnyRow) -> UpstreamInTrouble:
+    detail = orjson.loads(row.detail)
+    return UpstreamInTrouble(row, detail["provider"], detail["status"])
 
 
 def _ended(row: AnyRow) -> Ended:

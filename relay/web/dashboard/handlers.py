@@ -22,15 +22,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from relay.errors import Invalid, NotFound, RelayError, StoreUnavailable
-from relay.model.delivery import Verdict
+from relay.errors import RelayError, StoreUnavailable
 from relay.model.task_ids import trimmed
 from relay.settings.options import Settings
-from relay.store import reports, watches
-from relay.store.watches import StoredWatch
+from relay.store import reports
 from relay.web.bodies import read_body
 from relay.web.context import Context
 from relay.web.dashboard import rendering
+from relay.web.dashboard.buttons import Buttons, Form, usable_id
 from relay.web.dashboard.front_page import ADDRESS, TOKEN, FrontPage
 from relay.web.dashboard.sessions import LIFETIME, Generation, Session, Sessions
 from relay.web.dashboard.shared_read import SharedRead
@@ -53,12 +52,9 @@ RECENT = 2.0
 MATCHES = 50
 """Watches that a search shows."""
 
-TEST_TEXT = "This is a test event of relay, sent from its dashboard. Its signature is a real one."
-
 CHANGED = b"event: changed\ndata: now\n\n"
 """Tells a page to look again."""
 
-Form = dict[str, str]
 PageHandler = Callable[["Dashboard", Request, Session], Awaitable[Response]]
 
 
@@ -71,6 +67,7 @@ class Dashboard:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._buttons = Buttons(context)
         self._sessions = Sessions(context.settings, context.vault)
         self._generation = Generation(context.db)
         self._front = SharedRead(FrontPage(context).read, REST)
@@ -80,7 +77,7 @@ class Dashboard:
     async def front(self, request: Request, session: Session) -> Response:
         """Show the front page: `GET /`, and `POST /` for its buttons."""
         form = await self._form(request, session)
-        notice = None if form is None else await self._retry(form.get("delivery", ""))
+        notice = None if form is None else await self._buttons.retry(form.get("delivery", ""))
         fresh = form is not None or "hx-request" in request.headers
         html = await self._front.get(0.0 if fresh else RECENT, at_once=form is not None)
         html = html.replace(TOKEN, self._sessions.token(session))
@@ -89,9 +86,9 @@ class Dashboard:
 
     async def watch(self, request: Request, session: Session) -> Response:
         """Show a watch: `GET /watches/{id}`, and `POST` for its buttons."""
-        watch_id = _id(request.path_params["id"])
+        watch_id = usable_id(request.path_params["id"])
         form = await self._form(request, session)
-        notice = None if form is None else await self._press(watch_id, form)
+        notice = None if form is None else await self._buttons.press(watch_id, form)
         story = await self._context.db.read(reports.watch_history, watch_id)
         row = story.watch.row
         return self._page(
@@ -120,57 +117,12 @@ class Dashboard:
             return RedirectResponse(f"/watches/{matches[0].id}", 303)
         return self._page(request, session, "search.html", None, text=text, matches=matches, now=self._context.clock())
 
-    # Buttons
-
-    async def _press(self, watch_id: str, form: Form) -> str:
-        """Do what a button of a watch's page says; return what came of it."""
-        match form.get("do"):
-            case "retry":
-                return await self._retry(form.get("delivery", ""))
-            case "stop":
-                return await self._stop(watch_id)
-            case "test":
-                return await self._test(watch_id, form.get("target", ""))
-        raise Invalid("there is no such button")
-
-    async def _retry(self, delivery_id: str) -> str:
-        app_id, watch_id = await self._context.db.read(reports.owner, _id(delivery_id))
-        delivery = await self._context.actions.send_again(app_id, delivery_id)
-        log.info("sent again by the operator", delivery_id=delivery_id, watch_id=watch_id)
-        return f"Sending {delivery.row.event_type} to {delivery.row.host} again."
-
-    async def _stop(self, watch_id: str) -> str:
-        watch = await self._stored(watch_id)
-        if not await self._context.actions.stop(watch.row.app_id, watch_id):
-            return f"It had ended already: {(await self._stored(watch_id)).row.state}."
-        log.info("stopped by the operator", watch_id=watch_id)
-        return "Stopped watching; no target is notified of how the task ends."
-
-    async def _test(self, watch_id: str, target_id: str) -> str:
-        watch = await self._stored(watch_id)
-        target = next((target for target in watch.targets if target.id == target_id), None)
-        if target is None:
-            raise NotFound(f"there is no target '{target_id[:64]}' of this watch")
-        _, attempt = await self._context.actions.test(watch.row.app_id, target, TEST_TEXT)
-        outcome = attempt.outcome
-        took = rendering.span(attempt.latency_ms)
-        if outcome.verdict is Verdict.DELIVERED:
-            return f"The test event arrived: {outcome.status or 'taken'} in {took}."
-        return f"The test event did not arrive: {outcome.note or outcome.error} ({took})."
-
-    async def _stored(self, watch_id: str) -> StoredWatch:
-        """Return a watch of any app."""
-        watch = (await self._context.db.read(watches.read_many, [watch_id])).get(watch_id)
-        if watch is None:
-            raise NotFound(f"there is no watch '{watch_id[:64]}'")
-        return watch
-
     # Open pages
 
     async def live(self, request: Request, session: Session) -> Response:
         """Tell an open page, at most about once a second, that something is new: `GET /live`; `?watch=` for one."""
         watch_id = request.query_params.get("watch")
-        calls = self._calls(session, None if watch_id is None else _id(watch_id))
+        calls = self._calls(session, None if watch_id is None else usable_id(watch_id))
         return event_stream(request, calls, self._context.streams, "operator")
 
     async def _calls(self, session: Session, watch_id: str | None) -> AsyncIterator[bytes]:
@@ -312,13 +264,6 @@ def _address(request: Request, settings: Settings) -> str:
         return settings.public_url
     behind_tls = settings.deployed or request.headers.get("x-forwarded-proto") == "https"
     return f"{'https' if behind_tls else 'http'}://{host}"
-
-
-def _id(text: str) -> str:
-    """Return an id from a request, if it can be one."""
-    if not re.fullmatch(r"\w{1,64}", text):
-        raise NotFound("there is no such thing")
-    return text
 
 
 ROUTES: tuple[tuple[str, list[str], PageHandler], ...] = (

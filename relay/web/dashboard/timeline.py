@@ -17,7 +17,7 @@ class Item:
     """One thing that happened.
 
     Attributes:
-        kind: `registered`, `reading`, `ended` or `delivery`.
+        kind: `registered`, `reading`, `missed`, `ended` or `delivery`.
         readings: those that said the same but for their progress, oldest first.
     """
 
@@ -28,13 +28,18 @@ class Item:
 
 
 def timeline(story: WatchHistory) -> list[Item]:
-    """Return everything that happened, oldest first; deliveries come after the end that they are about."""
+    """Return everything that happened, oldest first; deliveries come after the end that they are about.
+
+    Queries in a row that told nothing are one item, at the time of the last.
+    """
     row = story.watch.row
     items = [Item("registered", row.created_at), *_readings(story.history)]
     if row.ended_at is not None and not any(item.kind == "ended" for item in items):
         items.append(Item("ended", row.ended_at))
+    if story.missed is not None:
+        items.append(Item("missed", story.missed.at))
     items += [Item("delivery", delivery.row.created_at, delivery=delivery) for delivery in story.deliveries]
-    order = ("registered", "reading", "ended", "delivery")
+    order = ("registered", "reading", "missed", "ended", "delivery")
     return sorted(items, key=lambda item: (item.at, order.index(item.kind)))
 
 

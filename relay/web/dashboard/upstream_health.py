@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from relay.model.reading import Kind
 from relay.providers.provider import Provider
-from relay.providers.routing import MANY
 from relay.providers.upstreams import Upstreams
 from relay.store.reports import Counts
 from relay.telemetry import metrics
@@ -19,8 +18,7 @@ class UpstreamHealth:
     """How well one upstream answers.
 
     Attributes:
-        in_flight, silent, unrouted: watches under way, how many of them had no usable answer lately, and how many had a
-            router's 404. From the database.
+        in_flight, silent: watches under way, and how many of them had no usable answer lately. From the database.
         kinds: answers by kind; this and what follows since this process started, and about this process alone.
         half, most: seconds within which half, and 95 %, of the ends were noticed; None if none was.
         asking, paused: queries under way, and for how many seconds the upstream is left alone.
@@ -29,17 +27,11 @@ class UpstreamHealth:
     provider: Provider
     in_flight: int
     silent: int
-    unrouted: int
     kinds: Mapping[str, int]
     half: float | None
     most: float | None
     asking: int
     paused: float
-
-    @property
-    def misdirected(self) -> bool:
-        """Return whether the address looks wrong: as many tasks as that are not all unknown to the upstream."""
-        return self.unrouted >= MANY
 
 
 async def health(upstreams: Upstreams, counts: Counts) -> list[UpstreamHealth]:
@@ -52,7 +44,7 @@ async def health(upstreams: Upstreams, counts: Counts) -> list[UpstreamHealth]:
 def _health(
     provider: Provider, upstreams: Upstreams, counts: Counts, answers: Mapping[tuple[str, str], int]
 ) -> UpstreamHealth:
-    in_flight, silent, unrouted = counts.in_flight.get(provider.name, (0, 0, 0))
+    in_flight, silent = counts.in_flight.get(provider.name, (0, 0))
     lanes = upstreams.lanes.lanes_at(provider.host)
     lags = _lags(provider.name)
     now = time.monotonic()
@@ -60,7 +52,6 @@ def _health(
         provider=provider,
         in_flight=in_flight,
         silent=silent,
-        unrouted=unrouted,
         kinds={kind: count for kind in Kind if (count := answers.get((provider.name, kind)))},
         half=_within(lags, 0.5),
         most=_within(lags, 0.95),

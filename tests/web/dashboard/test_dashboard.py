@@ -328,3 +328,36 @@ async def test_who_asks_is_whom_the_last_trusted_proxy_heard_from(hops: int, for
     headers = [(b"x-forwarded-for", one.encode()) for one in forwarded]
     request = Request({"type": "http", "headers": headers, "client": ("192.0.2.1", 1)})
     assert client_address(request, hops) == client
+
+
+# ------------------------------------------------------------------------------------------------------------- trouble
+
+
+async def test_queries_that_tell_nothing_are_shown_with_what_came_and_it_can_be_asked_at_once(
+    new_database: NewDatabase, upstream: parties.Upstream, name: str
+) -> None:
+    """The upstream refuses with a page that repeats the key. Then it is mended, and the operator does not wait."""
+    upstream.scripts[name] = parties.Answer(b"<h1>Not for sk-upstream</h1>", 403)
+    environ = environment(new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_POLL_INTERVAL="0.1-3600")
+    async with deployment(environ) as relay, httpx.AsyncClient(base_url=relay.url, verify=False) as browser:
+        watch = await relay.register(name, "https://app.example/hook")
+
+        async def missed() -> str | None:
+            page = (await browser.get(f"/watches/{watch['id']}")).text
+            return page if "told nothing" in page else None
+
+        page = await parties.until(missed)
+        assert "What came: HTTP 403" in page
+        assert "&lt;h1&gt;Not for" in page
+        assert "sk-upstream" not in page
+        await relay.relay.db.run(lambda tx: tx.execute(sa.update(watches).values(next_poll_at=now() + 3_600_000)))
+        upstream.scripts[name] = parties.done()
+        answer = await send(browser, f"/watches/{watch['id']}", do="ask")
+        assert "Asking now." in answer.text
+
+        async def ended() -> bool:
+            return bool((await relay.watch(watch["id"]))["state"] == "completed")
+
+        await parties.until(ended)
+        page = (await browser.get(f"/watches/{watch['id']}")).text
+        assert "told nothing" in page, "it stays in the history"

@@ -254,7 +254,7 @@ async def test_health_tells_of_lanes_answers_and_lags(tmp_path: Path) -> None:
         metrics.POLLS.labels(name, Kind.PENDING).inc()
     for lag in (0.2, 0.2, 4.0):
         metrics.DETECTION_LAG.labels(name).observe(lag)
-    (one,) = await health(upstreams, Counts(7, {name: (7, 2, 0)}, 0, 0))
+    (one,) = await health(upstreams, Counts(7, {name: (7, 2)}, 0, 0))
     assert (one.in_flight, one.silent, one.kinds) == (7, 2, {"pending": 3})
     assert (one.half, one.most) == (0.25, 5.0)
     assert (one.asking, one.paused) == (1, 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from relay import __version__
-from relay.model.event import EventData, EventType
+from relay.model.event import ALERTS, AlertData, EventData, EventType
 from relay.web import ops
 from relay.web.api.answers import ProblemOut
 from relay.web.api.openapi.spec import HEADERS, LIMITED, MODELS, SOMETIMES, JsonObject, headers_of, json_of, ref
@@ -48,11 +48,15 @@ _TOLD = {
     EventType.LOST: "The upstream no longer knows the task.",
     EventType.PROGRESS: "The task goes on (only for targets that ask for it; throttled, never retried).",
     EventType.TEST: "A test, sent by `POST /v1/targets/test`.",
+    EventType.DELIVERY_DEAD: "For the operator (`RELAY_ALERTS`): a delivery is dead.",
+    EventType.TARGET_UNWELL: "For the operator: a place is unwell, and its deliveries are held.",
+    EventType.UPSTREAM_REFUSED: "For the operator: an upstream refuses, is silent, or knows no such address.",
+    EventType.SUBMISSION_UNKNOWN: "For the operator: nobody knows whether an upstream took a submission.",
 }
 
 
 def _webhook(kind: EventType, description: str) -> JsonObject:
-    data = {"type": "object"} if kind is EventType.TEST else ref(EventData)
+    data = {"type": "object"} if kind is EventType.TEST else ref(AlertData if kind in ALERTS else EventData)
     body = {
         "type": "object",
         "required": ["type", "timestamp", "data"],

@@ -37,7 +37,7 @@ from relay.telemetry import metrics
 from relay.telemetry.tracing import open_tracing
 from relay.web.context import Context
 from relay.web.dashboard.shared_read import SharedRead
-from relay.web.server import listen, serving
+from relay.web.server import link_to, listen, serving
 from relay.wiring import (
     EVERYWHERE,
     declare_default_app,
@@ -45,6 +45,7 @@ from relay.wiring import (
     open_database,
     open_vault,
     open_ways,
+    warn_at_start,
 )
 from relay.worker.claim_loop import Process
 from relay.worker.clock import SharedClock, watch_clock
@@ -276,6 +277,12 @@ async def _started(settings: Settings, environ: Mapping[str, str], stop: asyncio
             await asyncio.sleep(0.5)
 
 
+def _build_health(context: Context) -> ASGIApp:
+    from relay.web import ops
+
+    return ops.site_of_worker(context)
+
+
 def _build_site(context: Context) -> ASGIApp:
     from relay.web import site
 
@@ -307,7 +314,12 @@ async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> No
                 # killed are overdue. Callers wait for that long, but are not refused: the listener is open.
                 site = await asyncio.to_thread(_build_site, relay.context)
                 await stack.enter_async_context(serving(site, listener, answering, keep_alive))
-                url = f"http://{settings.bind}:{listener.getsockname()[1]}"
+                url = link_to(listener)
+            elif settings.metrics_port is not None:
+                health = listen(settings.bind, settings.metrics_port, "RELAY_METRICS_PORT")
+                await stack.enter_async_context(serving(await asyncio.to_thread(_build_health, relay.context), health))
+                url = f"{link_to(health)}/metrics"
+            warn_at_start(settings, relay.upstreams, environ)
             database = "sqlite" if settings.embedded else "postgresql"
             log.info("ready", version=__version__, url=url, database=database, descriptors=limit())
             await stop.wait()

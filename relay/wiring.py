@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -151,6 +152,31 @@ def load_providers(settings: Settings, exchanger: Exchanger, environ: Mapping[st
         if name in (settings.provider, "sandbox") or any(environ.get(each) for each in variables(name)):
             providers.load(name)
     return providers
+
+
+def warn_at_start(settings: Settings, providers: Mapping[str, Provider], environ: Mapping[str, str]) -> None:
+    """Log what is allowed, but was perhaps not meant."""
+    options = {str(field.alias) for field in Settings.model_fields.values() if field.alias}
+    known = {"RELAY_CONFIG", "RELAY_URL", *options, *(f"{name}_FILE" for name in options)}
+    of_providers = {name for provider in providers for name in variables(provider)}
+    for name in sorted(environ):
+        if name.startswith("RELAY_") and name not in known | of_providers:
+            # Without what all of them begin with, which would make any two look alike.
+            own = sorted(option.removeprefix("RELAY_") for option in known if option.startswith("RELAY_"))
+            near = get_close_matches(name.removeprefix("RELAY_"), own, n=1)
+            hint = f"did you mean RELAY_{near[0]}?" if near else "config/relay.toml lists every option"
+            log.warning("an unknown variable is ignored", variable=name, hint=hint)
+    if settings.ephemeral and settings.embedded:
+        log.warning("RELAY_EPHEMERAL is set: this database goes with its disk, and every watch with it")
+    if not any(environ.get(name) for name in of_providers) and not _usable(providers.get(settings.provider)):
+        default = settings.provider
+        remedy = f"set {variable(default, 'BASE_URL')} and {variable(default, 'API_KEY')}, or those of another provider"
+        also = "; only the sandbox can be watched" if "sandbox" in providers else ""
+        log.warning(f"no upstream is set{also}", remedy=remedy)
+
+
+def _usable(provider: Provider | None) -> bool:
+    return provider is not None and provider.configured and not provider.lacks_key(None)
 
 
 def declared_providers(settings: Settings, exchanger: Exchanger, environ: Mapping[str, str]) -> ProviderFiles:

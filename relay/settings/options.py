@@ -77,6 +77,7 @@ class Settings(BaseModel):
     slack_hook_hosts: Hosts = Field(("hooks.slack.com", "hooks.slack-gov.com"), alias="SLACK_HOOK_HOSTS")
     alerts: Words = Field((), alias="RELAY_ALERTS", repr=False)
     metrics_token: str | None = Field(None, alias="RELAY_METRICS_TOKEN", min_length=8, repr=False)
+    metrics_port: Whole | None = Field(None, alias="RELAY_METRICS_PORT", ge=0, le=65535)
     admin_password: str | None = Field(None, alias="RELAY_ADMIN_PASSWORD", min_length=8, repr=False)
     trusted_hops: Whole = Field(0, alias="RELAY_TRUSTED_HOPS", ge=0, le=10)
     ephemeral: bool = Field(False, alias="RELAY_EPHEMERAL")

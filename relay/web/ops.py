@@ -8,16 +8,22 @@ from pathlib import Path
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.templating import Jinja2Templates
+from starlette.types import ASGIApp
 
 from relay.errors import NotFound, RelayError, Unauthorized
 from relay.telemetry.metrics import REGISTRY
 from relay.web.api.openapi.spec import JsonObject, health_answer
 from relay.web.api.operations import Operations, PublicHandler
 from relay.web.bodies import JsonResponse
-from relay.web.context import context_of
+from relay.web.context import Context, context_of
+from relay.web.errors import on_exception, on_http_exception, on_relay_error
+from relay.web.request_id import RequestId
 
 operations: Operations[PublicHandler] = Operations("Health", public=True)
 
@@ -71,6 +77,19 @@ async def metrics(request: Request) -> Response:
         raise Unauthorized("send RELAY_METRICS_TOKEN as 'Authorization: Bearer …'")
     await context.measure()
     return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+
+def site_of_worker(context: Context) -> ASGIApp:
+    """Return what a process without the API serves at RELAY_METRICS_PORT: its health and its metrics."""
+    application = Starlette(
+        routes=[
+            *(Route(operation.path, operation.handler) for operation in operations.all),
+            Route("/metrics", metrics),
+        ],
+        exception_handlers={RelayError: on_relay_error, HTTPException: on_http_exception, Exception: on_exception},
+    )
+    application.state.context = context
+    return RequestId(application)
 
 
 class Documentation:

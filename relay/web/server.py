@@ -63,6 +63,13 @@ def listen(host: str, port: int, given_as: str = "PORT") -> socket.socket:
         raise ConfigError(f"{given_as}: {why}; choose another, or 0 for any that is free") from None
 
 
+def link_to(listener: socket.socket) -> str:
+    """Return an address that opens on this machine: what listens on every address is reached as localhost."""
+    host, port = listener.getsockname()[:2]
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    return f"http://{name}:{port}"
+
+
 @contextlib.asynccontextmanager
 async def serving(
     app: object, listener: socket.socket, answering: int = 10, keep_alive: float = KEEP_ALIVE

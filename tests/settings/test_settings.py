@@ -128,6 +128,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "RELAY_SANDBOX": ("false", False),
     "RELAY_ADMIN_PASSWORD": ("a-long-password", "a-long-password"),
     "RELAY_ALERTS": ("#ops, https://ops.example/hook", ("#ops", "https://ops.example/hook")),
+    "RELAY_METRICS_PORT": ("9464", 9464),
     "RELAY_METRICS_TOKEN": ("a-metrics-token", "a-metrics-token"),
     "RELAY_EPHEMERAL": ("1", True),
     "RELAY_EGRESS_PROXY": ("http://proxy.example:4750", "http://proxy.example:4750"),

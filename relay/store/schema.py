@@ -274,6 +274,7 @@ messages = Table(  # living Slack messages: one per watch and channel, posted at
     Column("shown", Text),  # a digest of the content, so that no edit changes nothing
     Column("said", Text),  # a line about who did something in Slack
     Column("failures", Integer, nullable=False),  # failed posts and edits in a row, before the end
+    Column("refused", Text),  # why Slack does not take it, if only a person can mend that
     Column("changed_at", BigInteger, nullable=False),  # when the last change came
     Column("quiet_until", BigInteger, nullable=False),  # no edit before
     Column("invited", Boolean, nullable=False),  # it has a turn and comes back for it

@@ -18,7 +18,7 @@ from relay.model.watch import State
 from relay.store import cleanup, slack_erasures, slack_messages
 from relay.store.notifications import ERASE, POLL, announce, announce_changes
 from relay.store.outbox import END
-from relay.store.schema import AnyRow, changes, deliveries, targets, watches
+from relay.store.schema import AnyRow, changes, deliveries, messages, targets, watches
 
 PAGE_TARGETS = 2000
 """Targets that the watches of one page may have together."""
@@ -154,15 +154,16 @@ def load(tx: sa.Connection, ids: Sequence[str]) -> list[StoredWatch]:
         return []
     rows = {row.id: row for row in tx.execute(sa.select(watches).where(watches.c.id.in_(set(ids))))}
     query = (
-        sa.select(targets, deliveries.c.state, deliveries.c.reason)
+        sa.select(targets, deliveries.c.state, deliveries.c.reason, messages.c.refused)
         .join(deliveries, OF_END, isouter=True)
+        .join(messages, messages.c.target_id == targets.c.id, isouter=True)
         .where(targets.c.watch_id.in_(set(ids)))
     )
     of_watch: defaultdict[str, list[StoredTarget]] = defaultdict(list)
     # Sorted here: to have them in this order, SQLite would walk all targets.
     for row in sorted(tx.execute(query), key=lambda row: str(row.id)):
         events = tuple(row.events.split(","))
-        reason = row.reason or row.ended_why
+        reason = row.reason or row.ended_why or (row.refused if row.state is None else None)
         place = (row.place, row.host)
         target = StoredTarget(row.id, row.type, row.address, *place, events, end_delivery_state(row), reason)
         of_watch[row.watch_id].append(target)

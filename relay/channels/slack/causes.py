@@ -54,7 +54,8 @@ CAUSES = (
     ),
 )
 
-OTHER_CAUSE = Cause("", "The provider gives no more detail. One retry is worth it; after that, change the request.")
+OTHER_CAUSE = Cause("", "One retry is worth it; after that, change the request.")
+NO_CAUSE = Cause("", "The provider gives no reason. One retry is worth it; after that, change the request.")
 
 EXPIRED = Cause(
     "",
@@ -74,9 +75,13 @@ LOST = Cause(
 
 
 def cause_of(*texts: str) -> Cause:
-    """Return the cause that the first of these texts names."""
+    """Return the cause that the first of these texts names.
+
+    Args:
+        texts: the code of an error and its message, which is shown above what this says.
+    """
     for text in texts:
         for cause in CAUSES:
             if re.search(cause.words, text, re.IGNORECASE):
                 return cause
-    return OTHER_CAUSE
+    return OTHER_CAUSE if texts[-1] else NO_CAUSE

@@ -17,7 +17,7 @@ import structlog
 
 from relay.channels.base import DEADLINE
 from relay.channels.slack.api import SlackApi
-from relay.channels.slack.errors import Refusal
+from relay.channels.slack.errors import GIVEN_UP, Refusal
 from relay.channels.slack.face import REPLY, Look, face, is_of, reply_to
 from relay.channels.slack.message import TASK, SlackMessage
 from relay.channels.slack.turns import (
@@ -191,6 +191,7 @@ class LivingMessages:
         quiet = AFTERWARDS if over else max(EDIT_EVERY, EDIT_SHARE * work.living.crowd)
         if outcome.verdict is Verdict.DELIVERED:
             work.failures = 0
+            work.refused = None
             work.ended = over
             idle = max(IDLE, (now - watch.created_at) // 4, 3 * quiet)
             return now + quiet, None if over else now + idle
@@ -205,6 +206,8 @@ class LivingMessages:
         backoff = min(MAX_BACKOFF, FIRST_BACKOFF << min(work.failures, 20))
         again = now + max(round((outcome.retry_after or 0) * 1000), backoff)
         work.failures += 1
+        if refusal in GIVEN_UP:
+            work.refused = f"{outcome.error}: {outcome.note}" if outcome.note else outcome.error
         hopeless = outcome.verdict is not Verdict.RETRY or refusal is Refusal.FROZEN
         return again, None if hopeless or work.failures >= MAX_FAILURES else again
 

@@ -9,6 +9,7 @@ https://docs.slack.dev/reference/block-kit/blocks and https://docs.slack.dev/mes
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -34,6 +35,18 @@ BRIEF_PROMPT = 200
 REASON = 400
 """Characters of a reason that are shown."""
 
+RESULT = 1500
+"""Characters of a result that is a text."""
+
+REFERENCE = 200
+"""Characters of a reference that is no link, such as `s3://…`."""
+
+MAX_LINKS = 10
+"""Links of one result that are shown."""
+
+LINK_OF_MANY = 200
+"""Characters of a further link: all of them and the reference fit into one section of 3,000."""
+
 WORD = 512
 """Characters of an id or a name that are shown."""
 
@@ -43,6 +56,10 @@ MAX_LINK = 2500
 
 SHORT = 1500
 """Characters of the text of a message that Slack has found too long."""
+
+
+Brief = tuple[str, list[dict[str, Any]]]
+"""What matters most of a message, as text and as blocks."""
 
 
 class Layout(IntEnum):
@@ -62,13 +79,13 @@ class SlackMessage:
         text: everything in words, for notifications and screen readers, which do not read the blocks.
         blocks: the same, laid out.
         metadata: which task it is about, for programs; None if it is about none.
-        brief: what matters most, as text and as blocks, for the reply in the thread.
+        brief: what matters most, for the reply in the thread.
     """
 
     text: str
     blocks: list[dict[str, Any]]
     metadata: dict[str, Any] | None
-    brief: tuple[str, list[dict[str, Any]]] = ("", [])
+    brief: Brief = ("", [])
 
     def body(self) -> dict[str, Any]:
         """Return the arguments of an edit, without the metadata."""
@@ -103,11 +120,12 @@ class SlackMessage:
 
 @dataclass(frozen=True, slots=True)
 class _Story:
-    """What an event says. Everything but `reason` and `prompt` is in Slack's markup.
+    """What an event says. Everything but `reason`, `prompt` and `result` is in Slack's markup.
 
     Attributes:
         then: what to do next.
         reason: why the task ended like this, in the upstream's words.
+        result: a result that is a text itself; `more`: what else there is of a result.
         facts: what identifies the task.
     """
 
@@ -116,6 +134,8 @@ class _Story:
     then: str
     reason: str = ""
     prompt: str = ""
+    result: str = ""
+    more: str = ""
     image: str = ""
     facts: tuple[str, ...] = ()
 
@@ -139,6 +159,10 @@ def terminal_message(event: Data, base_url: str = "", noun: str = NOUN) -> Slack
         texts += [words.markup(story.then)] if story.then else []
     else:
         texts = [words.markup(f"{head}\n{story.then}".strip())]
+    if story.more:
+        texts.append(words.markup(story.more))
+    if story.result:
+        texts.append(words.verbatim(story.result))
     if story.prompt:
         texts.append(words.verbatim(f"“{story.prompt}”"))
     blocks: list[dict[str, Any]] = [{"type": "section", "text": text} for text in texts]
@@ -150,9 +174,17 @@ def terminal_message(event: Data, base_url: str = "", noun: str = NOUN) -> Slack
         blocks.append({"type": "context", "elements": [words.markup(fact) for fact in facts]})
     which = story.prompt and f": “{words.escaped(words.shown(story.prompt, BRIEF_PROMPT))}”"
     why = story.reason and f"Why: {words.escaped(story.reason)}"
-    lines = (f"{story.headline}{which}", why, story.then, ", ".join(story.facts).replace("`", ""))
-    brief = words.fitting((f"{story.headline}{which}", why or story.then))
-    return SlackMessage(words.fitting(lines), blocks, metadata_of(data), (brief, blocks[: 2 if story.reason else 1]))
+    result = words.escaped(story.result)
+    lines = (f"{story.headline}{which}", why, story.then, story.more, result, ", ".join(story.facts).replace("`", ""))
+    return SlackMessage(words.fitting(lines), blocks, metadata_of(data), _brief(story, which, why, data, blocks))
+
+
+def _brief(story: _Story, which: str, why: str, data: Data, blocks: list[dict[str, Any]]) -> Brief:
+    """Return what matters most, with the task that it is about: a reply stands alone in a list of notifications."""
+    task = words.code(words.shown(data.get("task_id"), BRIEF_PROMPT)) if data.get("task_id") else ""
+    text = words.fitting((f"{story.headline}{which or (task and f': {task}'.replace('`', ''))}", why or story.then))
+    named = [{"type": "context", "elements": [words.markup(task)]}] if task else []
+    return text, [*blocks[: 2 if story.reason else 1], *named]
 
 
 def metadata_of(data: Data) -> dict[str, Any] | None:
@@ -218,6 +250,8 @@ def _completed(data: Data, at: Any, noun: str) -> _Story:
             then += f" · the link expires {shown}"
     elif url:
         then = "Its link is too long for a Slack message: ask relay for the watch."
+    elif result.get("text") or result.get("ref"):
+        then = ""
     else:
         then = "The provider gave no link to the result: look the task up there."
     links = (words.link(result.get(key)) for key in ("thumbnail_url", "preview_url"))
@@ -226,7 +260,25 @@ def _completed(data: Data, at: Any, noun: str) -> _Story:
     height = result.get("height")
     size = f"{width} × {height}" if type(width) is int and type(height) is int else ""
     facts = facts_of(data, at, size)
-    return _Story(":white_check_mark:", f"{noun} finished", then, prompt=prompt_of(data), image=image, facts=facts)
+    text = words.shown(result.get("text"), RESULT)
+    finished = f"{noun} finished"
+    more = "\n".join(_more(result, url))
+    return _Story(":white_check_mark:", finished, then, "", prompt_of(data), text, more, image, facts)
+
+
+def _more(result: Data, first: str) -> Iterator[str]:
+    """Yield lines about what else a result has: further links, a reference that is no link, a link that wants a key."""
+    urls = result.get("urls")
+    links = [words.link(url) for url in urls[:MAX_LINKS]] if isinstance(urls, list) else []
+    further = [link for link in links if link and link != first and len(words.escaped(link)) <= LINK_OF_MANY]
+    if further:
+        shown = [f"<{words.escaped(link)}|{number}>" for number, link in enumerate(further, 2)]
+        rest = len(urls) - 1 - len(further) if isinstance(urls, list) else 0
+        yield f"Further results: {', '.join(shown)}" + (f" and {rest} more" if rest > 0 else "")
+    if ref := words.shown(result.get("ref"), REFERENCE):
+        yield f"Reference {words.code(ref)}"
+    if result.get("key_needed") is True:
+        yield "It opens only with the provider's key."
 
 
 def _unfinished(kind: EventType, data: Data, at: Any, noun: str) -> _Story:

@@ -19,7 +19,7 @@ from relay.store.slack_turns import TurnQueue
 FROZEN = "frozen"
 """The `shown` of a message that Slack does not let relay edit."""
 
-SAVED = ("channel", "ts", "reply_ts", "posting_at", "ended", "bare", "layout", "shown", "failures")
+SAVED = ("channel", "ts", "reply_ts", "posting_at", "ended", "bare", "layout", "shown", "failures", "refused")
 """The columns of `messages` that work on a message changes."""
 
 
@@ -31,6 +31,7 @@ class Work:
         name: its channel, as the target has it.
         bare: whether Slack takes it without its picture only.
         layout: how plain it goes next, while Slack refuses its layout.
+        refused: why Slack does not take it, if only a person can mend that.
     """
 
     living: Living
@@ -44,6 +45,7 @@ class Work:
     layout: int
     shown: str | None
     failures: int
+    refused: str | None
 
     @classmethod
     def on(cls, living: Living, name: str) -> Work:

@@ -30,9 +30,10 @@ from relay.channels.slack.api import SlackAnswer, attempted
 from relay.channels.slack.face import AGAIN, STOP
 from relay.channels.urls import split_url
 from relay.errors import BadSignature, MalformedRequest, NotFound, RelayError
+from relay.model.delivery import DeliveryState
 from relay.model.watch import State
 from relay.outbound.deadline import Deadline
-from relay.store import apps, watches
+from relay.store import apps, deliveries, watches
 from relay.web.api.schemas import WatchIn
 from relay.web.bodies import parse, read_body
 from relay.web.context import Context
@@ -184,20 +185,32 @@ class SlackRequests:
                 watching = watches.WatchFilter(state=State.WATCHING)
                 newest = await db.read(watches.newest, app.id, LISTED + 1, None, watching)
                 return replies.listed(newest[:LISTED], len(newest) > LISTED, base_url)
+            case "dead":
+                newest_dead = await db.read(partial(deliveries.newest, state=DeliveryState.DEAD), app.id, LISTED + 1)
+                return replies.dead(newest_dead[:LISTED], len(newest_dead) > LISTED, base_url)
             case "watch" if command.subject:
-                targets = [{"type": "slack", "channel": command.channel}]
-                task_id, _ = await self._named(command.subject, app)
-                wanted = parse(WatchIn, {"task_id": task_id, "targets": targets})
-                # RELAY_SLACK_TEAMS lets this person act for the app, here in the channel: that is permission enough.
-                here = replace(wanted.request(), permitted=True)
-                registered = await self._context.actions.register(app.id, here)
-                return replies.watching(registered, base_url)
+                return await self._watch(command, app)
             case "status" if command.subject:
                 name, matches = await self._named(command.subject, app)
                 if not matches and name.startswith("wch_"):
                     matches = [await db.read(watches.read, app.id, name)]
                 return replies.status_of(matches, base_url) or replies.not_watched(name)
-        return replies.HELP
+            case "watch" | "status":
+                return replies.HELP
+        return replies.unknown_command(command.verb)
+
+    async def _watch(self, command: Command, app: apps.App) -> str:
+        """Watch a task, of the provider that stands before its id or else of the usual one."""
+        first, _, rest = command.subject.partition(" ")
+        provider = first if rest.strip() and first in self._context.upstreams else None
+        task_id, _ = await self._named(rest if provider else command.subject, app)
+        targets = [{"type": "slack", "channel": command.channel}]
+        of_provider = {"provider": provider} if provider else {}
+        wanted = parse(WatchIn, {"task_id": task_id, "targets": targets, **of_provider})
+        # RELAY_SLACK_TEAMS lets this person act for the app, here in the channel: that is permission enough.
+        here = replace(wanted.request(), permitted=True)
+        registered = await self._context.actions.register(app.id, here)
+        return replies.watching(registered, self._context.settings.base_url)
 
     async def _named(self, text: str, app: apps.App) -> tuple[str, list[watches.StoredWatch]]:
         """Return the id that a text names, and its watches: the first reading of the text that is watched.
@@ -214,13 +227,17 @@ class SlackRequests:
     async def _stop(self, person: Person, watch_id: str, app: apps.App) -> str:
         stopped = await self._context.actions.stop(app.id, watch_id, f"Stopped by {person.mention}.")
         log.info("stopped in Slack", watch_id=watch_id, team=person.team, user=person.user)
-        return "" if stopped else replies.ALREADY_ENDED
+        return "" if stopped else replies.already_ended(await self._task_of(app, watch_id))
 
     async def _send_again(self, person: Person, watch_id: str, app: apps.App) -> str:
         time = f"<!date^{self._context.clock() // 1000}^{{date_short_pretty}} {{time}}|just now>"
         count = await self._context.actions.send_end_again(app.id, watch_id, f"Sent again by {person.mention}, {time}.")
         log.info("sent again in Slack", watch_id=watch_id, deliveries=count, team=person.team, user=person.user)
-        return "" if count else replies.NOTHING_TO_SEND
+        return "" if count else replies.nothing_to_send(await self._task_of(app, watch_id))
+
+    async def _task_of(self, app: apps.App, watch_id: str) -> str:
+        """Return the id of the task of a watch."""
+        return str((await self._context.db.read(watches.read, app.id, watch_id)).row.task_id)
 
     async def _tell(self, person: Person, reply: str) -> None:
         """Show a reply to one person, where the person acted."""

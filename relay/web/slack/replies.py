@@ -9,18 +9,20 @@ import orjson
 from relay.actions import RegisteredWatch
 from relay.channels.slack import text as words
 from relay.channels.slack.message import link_to
-from relay.errors import RelayError, StoreUnavailable
+from relay.errors import FieldError, RelayError, StoreUnavailable
+from relay.store.deliveries import StoredDelivery
 from relay.store.watches import StoredWatch
 
 HELP = (
     "*relay* tells here how tasks end that you would otherwise have to poll for.\n"
     "`/relay watch ID`  watches a task, with a message in this channel that lives with it\n"
+    "`/relay watch PROVIDER ID`  the same, where it is not the usual provider's\n"
     "`/relay status ID`  how a task stands, by its id or that of its watch\n"
     "`/relay list`  what is being watched\n"
+    "`/relay dead`  what could not be delivered\n"
     "`/relay help`  this"
 )
-ALREADY_ENDED = "The task has ended already; there is nothing to stop."
-NOTHING_TO_SEND = "Nothing is left to be sent again: every receiver has been notified, or is being notified now."
+NOTHING_DEAD = "Nothing is dead: every delivery has arrived, or is still being tried."
 
 MARKS = {
     "watching": ":hourglass_flowing_sand:",
@@ -43,10 +45,52 @@ def not_allowed(team: str, user: str) -> str:
 
 
 def failure(error: RelayError) -> str:
-    """Say what went wrong."""
+    """Say what went wrong, without where in a request that was: nobody here wrote one."""
     if isinstance(error, StoreUnavailable):
         return ":warning: relay's database does not answer; try again in a moment."
-    return f":warning: {words.escaped(error.detail)}"
+    what = "; ".join(_plainly(field) for field in error.errors) or error.detail
+    return f":warning: {words.escaped(what)}"
+
+
+_NAMES = {"task_id": "the id", "provider": "the provider", "channel": "this channel"}
+
+
+def _plainly(error: FieldError) -> str:
+    """Return what is wrong with a part of a request, with the name that people have for that part."""
+    name = _NAMES.get(error.pointer.rpartition("/")[2], "")
+    return f"{name}: {error.detail}" if name else error.detail
+
+
+def unknown_command(verb: str) -> str:
+    """Say that there is no such command, and which there are."""
+    return f":warning: There is no {words.code(words.shown(verb, 40))} here.\n{HELP}"
+
+
+def already_ended(task_id: str) -> str:
+    """Say that there is nothing to stop."""
+    return f"{words.code(words.shown(task_id, 100))} has ended already; there is nothing to stop."
+
+
+def nothing_to_send(task_id: str) -> str:
+    """Say that there is nothing to send again."""
+    task = words.code(words.shown(task_id, 100))
+    return f"Nothing is left to be sent again about {task}: every receiver is notified, or is being notified now."
+
+
+def dead(deliveries: Sequence[StoredDelivery], more: bool, base_url: str) -> str:
+    """List deliveries that are dead, newest first."""
+    if not deliveries:
+        return NOTHING_DEAD
+    lines = [_dead(delivery, base_url) for delivery in deliveries]
+    return "\n".join([*lines, *(["… and more"] if more else [])])
+
+
+def _dead(delivery: StoredDelivery, base_url: str) -> str:
+    row = delivery.row
+    page = link_to(row.watch_id, base_url)
+    link = f"<{words.escaped(page)}|Open in relay>" if page else row.id
+    why = words.escaped(words.shown(row.reason, 200))
+    return f":x: {row.event_type} to {words.code(row.host)}: {why}  {link}"
 
 
 def not_watched(task_id: str) -> str:

@@ -671,9 +671,20 @@ async def test_progress_that_slack_refuses_is_tried_ever_later(scene: Scene, cod
 async def test_a_channel_that_takes_the_app_in_later_gets_its_message(scene: Scene) -> None:
     scene.slack.channel(RENDERS).member = False
     target = scene.register()
+
+    def reason() -> str | None:
+        (watch,) = scene.db.run_here(watches.load, [scene.watch_of[target]])
+        return watch.targets[0].reason
+
     await scene.edit()
     assert roots(scene.slack) == []
+    assert reason() == "not_in_channel: invite the app to the channel: /invite @relay", "told before the end"
     scene.slack.channel(RENDERS).member = True
+    scene.now += 60_000
+    scene.hears(progress=0.5)
+    await scene.edit()
+    assert len(roots(scene.slack)) == 1
+    assert reason() is None
     scene.hears(Kind.COMPLETED)
     assert (await scene.tell(target)).verdict is Verdict.DELIVERED
     assert len(roots(scene.slack)) == 1

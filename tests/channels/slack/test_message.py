@@ -121,8 +121,8 @@ def test_completed_with_little_known() -> None:
         ("invalid_parameter", "unsupported size", "Task failed", "correct the request"),
         ("failed", "duration must be 6 or 10", "Task failed", "correct the request"),
         ("cancelled", "Cancelled by the operator", "Task cancelled at the provider", "If that was not meant"),
-        ("failed", "Task failed", "Task failed", "no more detail"),
-        ("", "", "Task failed", "no more detail"),
+        ("failed", "Task failed", "Task failed", "One retry is worth it"),
+        ("", "", "Task failed", "gives no reason"),
     ],
 )
 def test_failed_tells_whether_a_retry_can_help(code: str, message: str, headline: str, advice: str) -> None:
@@ -445,7 +445,7 @@ def test_slack_takes_whatever_comes(told: dict[str, Any]) -> None:
 
 
 def test_what_matters_is_in_the_text_even_then() -> None:
-    assert "no more detail" in terminal_message(WORST).text
+    assert "One retry is worth it" in terminal_message(WORST).text
     assert "|Open the result>" in terminal_message(LONGEST).text
     assert "expires" in terminal_message(LONGEST).text
 
@@ -469,3 +469,41 @@ def test_the_headline_has_the_noun_of_the_provider(kind: str, headline: str) -> 
 def test_a_noun_is_no_markup() -> None:
     message = terminal_message(event(), noun="<!here>")
     assert "<!here>" not in message.text + shown(message)[0]
+
+
+def test_a_result_is_more_than_a_link() -> None:
+    """A text, further links, a reference, and that a key is needed: each in the blocks and in the words."""
+    links = [f"https://cdn.example/{number}.png" for number in range(1, 14)]
+    result = {"url": links[0], "urls": links, "text": "A <b>poem</b> & more", "ref": "s3://bucket/`key`"}
+    told = event("task.completed")
+    told["data"]["result"] = {**result, "key_needed": True}
+    message = terminal_message(told)
+    blocks = "\n".join(shown(message))
+    for text in (blocks, message.text):
+        assert "<https://cdn.example/2.png|2>" in text
+        assert "and 3 more" in text
+        assert "`s3://bucket/'key'`" in text
+        assert "only with the provider's key" in text
+    assert "A <b>poem</b> & more" in blocks, "verbatim, so it is no markup"
+    assert "A &lt;b&gt;poem&lt;/b&gt; &amp; more" in message.text
+
+
+@pytest.mark.parametrize("result", [{"text": "A poem"}, {"ref": "file-123"}])
+def test_a_result_without_a_link_is_no_missing_link(result: dict[str, str]) -> None:
+    told = event("task.completed")
+    told["data"]["result"] = result
+    assert "gave no link" not in terminal_message(told).text
+
+
+def test_a_reply_names_its_task() -> None:
+    text, blocks = terminal_message(event("task.failed")).brief
+    assert "sora-2:task_1" in f"{text}{blocks}"
+
+
+@pytest.mark.parametrize("state", ["unwell", "well"])
+def test_an_alert_says_what_is_wrong_and_what_to_do(state: str) -> None:
+    data = {"state": state, "subject": "upstream:p", "message": "p refuses <!channel>", "remedy": "check P_API_KEY"}
+    message = terminal_message({**event("relay.upstream_refused"), "data": data})
+    assert ("check P_API_KEY" in message.text) is (state == "unwell")
+    assert "<!channel>" not in message.text
+    assert ("well again" in message.text) is (state == "well")

@@ -98,7 +98,9 @@ CHANNEL = {"type": "slack", "channel": "#renders"}
 async def test_commands(house: House, upstream: Upstream, name: str) -> None:
     upstream.scripts[name] = says("processing", progress=0.5)
     assert "/relay watch ID" in await house.says("help")
-    assert await house.says("") == await house.says("nonsense") == await house.says("watch")
+    assert await house.says("") == await house.says("watch") == await house.says("status")
+    assert "There is no `frobnicate` here" in await house.says("frobnicate x")
+    assert "Nothing is dead" in await house.says("dead")
     assert "Nothing is being watched" in await house.says("list")
     assert "Watching." in await house.says(f"watch {name}")
     root = await house.root(name)
@@ -147,6 +149,36 @@ async def test_what_cannot_be_is_told_in_words(house: House) -> None:
     assert "&lt;!channel&gt;" in await house.says("status wch_<!channel>x")
 
 
+async def test_a_provider_may_stand_before_the_id(house: House, name: str) -> None:
+    assert "Watching." in await house.says(f"watch sandbox sandbox:never#{name}")
+    assert "Watching." in await house.says(f"watch {name} sandbox")
+    found = (await house.relay.http.get("/v1/watches")).json()["data"]
+    assert [(one["provider"], one["task_id"]) for one in found] == [
+        ("unified-video", f"{name} sandbox"),
+        ("sandbox", f"sandbox:never#{name}"),
+    ]
+
+
+async def test_what_is_wrong_is_told_without_pointers(house: House) -> None:
+    for command in ("watch " + "x" * 600, "watch sandbox a\0b"):
+        assert "/task_id" not in await house.says(command)
+
+
+async def test_what_is_dead_is_listed(house: House, upstream: Upstream, receiver: Receiver, name: str) -> None:
+    receiver.scripts[f"/{name}"] = Answer(status=410)
+    upstream.scripts[name] = done()
+    watch = await house.relay.register(name, f"{receiver.url}/{name}")
+
+    async def dead() -> bool:
+        return bool(await house.relay.deliveries(state="dead"))
+
+    await until(dead)
+    listed = await house.says("dead")
+    assert "task.completed" in listed
+    assert "410 Gone" in listed
+    assert watch["id"] in listed
+
+
 @contextlib.contextmanager
 def nobody_reads_apps(db: Database) -> Iterator[None]:
     """The table is locked on PostgreSQL, and gone on SQLite, where a read waits for nobody."""
@@ -178,7 +210,7 @@ async def test_stop_watching(house: House, name: str) -> None:
     assert (stopped["ts"], f"Stopped by <@{SAM}>." in stopped["text"]) == (root["ts"], True)
     assert (await house.relay.watch(watch["id"]))["state"] == "cancelled"
     await house.presses("relay_open", root["ts"], actions=[{"action_id": "relay_stop", "value": watch["id"]}])
-    await house.whispered("has ended already")
+    await house.whispered(f"`{name}` has ended already")
     assert await house.relay.deliveries(watch_id=watch["id"]) == []
 
 

@@ -36,8 +36,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["watch_id"], ["watches.id"], name=op.f("fk_misses_watch_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("watch_id", name=op.f("pk_misses")),
     )
+    op.add_column("messages", sa.Column("refused", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("messages") as messages:
+        messages.drop_column("refused")
     op.drop_table("misses")
     op.drop_table("troubles")

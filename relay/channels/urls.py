@@ -22,7 +22,7 @@ from pydantic import AfterValidator, Field
 
 from relay.errors import ResolverUnavailable
 from relay.outbound.lookups import DNS_CACHE, Lookups
-from relay.security.guard import Guard, IPAddress, literal_address
+from relay.security.guard import Guard, IPAddress, is_loopback, literal_address
 
 RESOLVE_TIMEOUT = 2.0
 """Seconds that the lookup of a name may take."""
@@ -39,6 +39,7 @@ RETRY_AFTER = 5.0
 NEVER_PUBLIC = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".intranet")
 
 PRIVATE = "leads to an address that is not public: RELAY_ALLOWED_NETWORKS can allow it"
+LOOPBACK = "leads to this machine, whose address is not public: RELAY_ALLOWED_NETWORKS={networks} can allow it"
 NOT_ENCRYPTED = "must begin with https:// (http:// only within RELAY_ALLOWED_NETWORKS)"
 
 
@@ -155,7 +156,7 @@ class UrlCheck:
     async def _judged(self, origin: UrlOrigin) -> str | None:
         addresses = await self._resolve(origin.host) if origin.literal is None else [origin.literal]
         if origin.local and not (addresses and all(map(self._guard.permits, addresses))):
-            return PRIVATE
+            return _private(origin)
         if not origin.encrypted and not (addresses and all(map(self._guard.allows, addresses))):
             return NOT_ENCRYPTED
         return None
@@ -172,3 +173,12 @@ class UrlCheck:
                 return ()
             raise ResolverUnavailable(f"the name {host} cannot be looked up now", retry_after=RETRY_AFTER) from None
         return [ip_address(answer[4][0]) for answer in answers]
+
+
+def _private(origin: UrlOrigin) -> str:
+    """Return what to say of an address that is not public. For this machine's own it is what to paste."""
+    if not is_loopback(origin.host if origin.literal is None else str(origin.literal)):
+        return PRIVATE
+    v4, v6 = "127.0.0.0/8", "::1/128"
+    networks = f"{v4},{v6}" if origin.literal is None else v4 if origin.literal.version == 4 else v6
+    return LOOPBACK.format(networks=networks)

@@ -33,6 +33,7 @@ def _group(description: str, **commands: object) -> typer.Typer:
 cli = _group(
     "relay: webhooks for APIs that have none. Start with 'relay demo'.",
     demo=development.demo,
+    dev=development.dev,
     serve=processes.serve,
     web=processes.web,
     worker=processes.worker,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -44,6 +46,15 @@ def make_streams_writable() -> None:
             setattr(sys, name, null_stream())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def command_name() -> str:
+    """Return how this command line was called, so that a printed command can be pasted where that worked."""
+    typed = Path(sys.argv[0])
+    if typed.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m relay"
+    found = shutil.which("relay")
+    return "relay" if found and typed.exists() and typed.samefile(found) else shlex.quote(str(typed))
 
 
 def run_async(work: Coroutine[Any, Any, Any]) -> Any:

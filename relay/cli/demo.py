@@ -24,16 +24,16 @@ from rich.table import Table
 from rich.text import Text
 from starlette.requests import Request
 
-from relay.app import Relay
 from relay.channels.slack.setup import SCOPES
 from relay.cli.client import ApiClient
+from relay.cli.common import command_name
+from relay.cli.embedded import embedded
 from relay.security import signing
 from relay.settings.sources import load
 from relay.simulators.receiver import Received, create_receiver
 from relay.simulators.slack import Conversation, SimulatedSlack, WorkspaceOptions, render_text
 from relay.simulators.upstream import create_app
 from relay.telemetry import logs
-from relay.web import site
 from relay.web.server import listen, serving
 
 MAX_DURATION = 28.0
@@ -132,11 +132,9 @@ async def run_demo(console: Console, *, keep: bool) -> bool:
                 console.print(f"WRONG: {wrong}", style="bold red")
             return False
         console.print(f"All {len(TASKS)} events arrived, each signature verified, each Slack message posted.")
-        console.print(
-            "Next: 'relay apps create NAME' for an API key, then point UNIFIED_VIDEO_BASE_URL and "
-            "UNIFIED_VIDEO_API_KEY at your upstream and run 'relay serve'.",
-            style="bold",
-        )
+        if not keep:
+            console.print(f"This run's dashboard was at {demo.url}/. To look at it, run: {command_name()} demo --keep")
+        console.print(f"Next, a relay of your own, with commands to paste: {command_name()} dev", style="bold")
         if keep:
             console.print(f"\ndashboard  {demo.url}/\nAPI        {demo.url}/docs\nSlack      {demo.slack.url}/")
             console.print(f"upstream   {demo.upstream_url}")
@@ -170,11 +168,7 @@ async def _start() -> AsyncIterator[Demo]:
         await stack.enter_async_context(serving(create_app(), sockets["upstream"]))
         await stack.enter_async_context(serving(receiver, sockets["receiver"]))
         await stack.enter_async_context(serving(slack.app, sockets["slack"]))
-        relay = await asyncio.to_thread(Relay, load(environ), environ)
-        stack.push_async_callback(relay.aclose)
-        await stack.enter_async_context(relay.listening())
-        await stack.enter_async_context(relay.working())
-        await stack.enter_async_context(serving(site.build(relay.context), sockets["relay"]))
+        await stack.enter_async_context(embedded(load(environ), environ, sockets["relay"]))
         yield demo
 
 

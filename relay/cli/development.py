@@ -1,9 +1,10 @@
-"""The commands for development: the demo, a receiver and the sandbox upstream."""
+"""The commands for development: the demo, a relay that needs no set-up, a receiver and the sandbox upstream."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,24 @@ def demo(
 
     if not run_async(run_demo(console, keep=keep)):
         raise typer.Exit(1)
+
+
+def dev(
+    port: Annotated[int, typer.Option(help="Where to listen, on loopback; 0 for any free.", min=0, max=65535)] = 8000,
+    db: Annotated[
+        Path | None, typer.Option(help="The SQLite file to keep; a temporary one by default.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Run a relay to develop against, and print commands to paste.
+
+    It has the sandbox, an app, a test inbox, and may notify receivers on this machine. Upstreams that the environment
+    sets work as well.
+
+    Example: relay dev --port 8000
+    """
+    from relay.cli.dev import run_dev
+
+    run_async(run_dev(port, db))
 
 
 def listen_(

@@ -119,8 +119,15 @@ class Upstreams(Mapping[str, Provider]):
         if (provider := self.get(name)) is None:
             raise Invalid.at("/provider", self.refusal(name))
         if not provider.configured:
-            raise Invalid.at("/provider", f"'{name}' has no address in this deployment: {provider.remedy}")
+            raise Invalid.at("/provider", self._unset(provider))
         return provider
+
+    def _unset(self, provider: Provider) -> str:
+        """Return what to tell an app that asked for a provider without an address, and what it can try meanwhile."""
+        said = f"'{provider.name}' has no address in this deployment: {provider.remedy}"
+        if "sandbox" not in list(self):
+            return said
+        return f'{said}, or try relay with "provider": "sandbox" and the task_id "sandbox:complete-in-5s"'
 
     def noun_of(self, name: str) -> str:
         """Return what a task of a provider is to people, such as "Transcription"; `NOUN` if there is no such file."""

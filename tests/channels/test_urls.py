@@ -72,3 +72,20 @@ async def test_urls_of_one_origin_are_judged_once() -> None:
     assert asked.count(ip_address("10.0.0.1")) == 6, (
         "an operator who mends it does not wait for anything to be forgotten"
     )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "networks"),
+    [
+        ("http://127.0.0.1:9000/", "127.0.0.0/8"),
+        ("https://2130706433/", "127.0.0.0/8"),
+        ("http://[::1]/", "::1/128"),
+        ("http://localhost:9000/", "127.0.0.0/8,::1/128"),
+    ],
+)
+async def test_a_receiver_on_this_machine_is_refused_with_what_to_set(url: str, networks: str) -> None:
+    problem = await UrlCheck(Guard()).problem(url)
+    assert f": RELAY_ALLOWED_NETWORKS={networks} can allow it" in str(problem)
+    allowed = [ip_network(network) for network in networks.split(",")]
+    assert await UrlCheck(Guard(allowed)).problem(url) is None

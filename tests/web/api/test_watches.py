@@ -907,7 +907,9 @@ async def test_a_provider_that_is_not_there_or_has_no_address(api: Caller, upstr
         caller(bare) as other,
     ):
         response = await other.post("/v1/watches", wanted(name))
-        assert "UNIFIED_VIDEO_BASE_URL" in problem(response, 422)["detail"]
+        detail = problem(response, 422)["detail"]
+        assert "UNIFIED_VIDEO_BASE_URL" in detail
+        assert '"provider": "sandbox"' in detail
 
 
 # Headers

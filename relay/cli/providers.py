@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 def list_(as_json: JsonOption = False) -> None:
-    """List the declared upstreams that may be used here, and what is wrong with a file that cannot be read.
+    """List the declared upstreams that may be used here.
+
+    It also says what is wrong with a file that cannot be read.
 
     Example: relay providers list
+
+    Reads RELAY_CONFIG, RELAY_PROVIDERS, and each NAME_BASE_URL and NAME_API_KEY.
     """
     from rich.table import Table
 
@@ -53,9 +57,11 @@ def show(
     provider: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A declared provider, or a definition file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a declared upstream: what it watches, what it asks, what has to be set, and how its answers are read.
+    """Show a declared upstream, and how its answers are read.
 
     Example: relay providers show assemblyai
+
+    Reads RELAY_CONFIG, NAME_BASE_URL and NAME_API_KEY.
     """
     from rich.table import Table
 
@@ -155,14 +161,32 @@ def _setting(variable: str | None) -> dict[str, Any] | None:
     return {"variable": variable, "set": from_environment(variable, os.environ) is not None}
 
 
-def check(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The definition file.")],
+    as_json: JsonOption = False,
+) -> None:
     """Validate a definition file.
 
-    Example: relay providers check config/providers/unified-video.toml
-    """
-    from relay.providers.definition import load_definition
+    A relay that runs has read its files when it first used them: restart it to have it read a changed one.
 
-    definition = load_definition(file)
+    Example: relay providers check config/providers/unified-video.toml
+
+    Reads NAME_BASE_URL.
+    """
+    from relay.providers.definition import checked
+
+    definition, wrong = checked(file)
+    if as_json:
+        print_json({"file": str(file), "name": file.stem, "mistakes": wrong})
+    elif definition is None:
+        for mistake in wrong[:-1]:
+            print(f"relay: {file}: {mistake}", file=sys.stderr)
+    if definition is None:
+        if as_json:
+            raise typer.Exit(1)
+        raise ConfigError(f"{file}: {wrong[-1]}")
+    if as_json:
+        return
     words = definition.statuses
     console.print(
         f"{file} is well-formed: '{definition.name}' asks {definition.request.method} {definition.request.path} and "
@@ -187,7 +211,9 @@ def read(
 ) -> None:
     """Show how a recorded answer is read, without a network.
 
-    Example: relay providers read unified-video answer.json --status 404 --header 'Retry-After: 5'
+    Example: relay providers read unified-video answer.json --status 404
+
+    Reads RELAY_CONFIG.
     """
     from rich.table import Table
 
@@ -290,10 +316,16 @@ def _print_reading(reading: Reading) -> None:
     console.print_json(orjson.dumps(held).decode())
 
 
-def try_(provider: str, task_id: str) -> None:
+def try_(
+    provider: Annotated[str, typer.Argument(metavar="NAME", help="A provider that 'relay providers list' shows.")],
+    task_id: Annotated[str, typer.Argument(help="The id that the upstream gave the task.")],
+    as_json: JsonOption = False,
+) -> None:
     """Make one query and show how relay reads the answer.
 
     Example: relay providers try unified-video sora-2:task_01k6
+
+    Reads RELAY_CONFIG, NAME_BASE_URL, NAME_API_KEY and RELAY_ALLOWED_NETWORKS.
     """
     from relay.model.task_ids import trimmed
     from relay.wiring import declared_providers, now, open_ways
@@ -323,8 +355,11 @@ def try_(provider: str, task_id: str) -> None:
             took = time.monotonic() - started
         finally:
             await ways.aclose()
-        console.print(f"read as {reading.kind} in {took * 1000:.0f} ms")
-        _print_reading(reading)
+        if as_json:
+            print_json(_shown(reading))
+        else:
+            console.print(f"read as {reading.kind} in {took * 1000:.0f} ms")
+            _print_reading(reading)
         return reading.body is not None
 
     if not run_async(go()):

@@ -16,11 +16,12 @@ from relay.model.cadence import Cadence
 from relay.model.watch import NOUN, Caution
 from relay.outbound.lane import Limit
 from relay.providers.answer_paths import Read
-from relay.providers.auth import KINDS, Auth
+from relay.providers.auth import Auth
 from relay.providers.bulk import Bulk
 from relay.providers.follow import Follow
 from relay.providers.id_form import IdForm
-from relay.providers.paths import TAGS, Table
+from relay.providers.mistakes import mistakes
+from relay.providers.paths import Table
 from relay.providers.placeholders import names_in, unknown_in
 from relay.providers.variables import variable
 from relay.settings.sources import from_environment, toml_of
@@ -275,6 +276,19 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
     Raises:
         ConfigError: one line with the file and the table, or the variable, and what is wrong.
     """
+    definition, wrong = checked(file, environ)
+    if definition is not None:
+        return definition
+    more = f"; {len(wrong) - 1} more: 'relay providers check {file}' shows all" if wrong[1:] else ""
+    raise ConfigError(f"{file}: {wrong[0]}{more}")
+
+
+def checked(file: File, environ: Mapping[str, str] = os.environ) -> tuple[Definition | None, list[str]]:
+    """Return the definition in `file`, or else None and a line for each mistake in it.
+
+    Raises:
+        ConfigError: the file cannot be read, or its address from `NAME_BASE_URL` is wrong.
+    """
     raw = _raw(file)
     name = file.stem
     own_address = bool(isinstance(request := raw.get("request"), dict) and request.get("base_url"))
@@ -285,7 +299,7 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
     if token_url and isinstance(auth := raw.get("auth"), dict) and auth.get("kind") == "oauth":
         raw = _merged(raw, {"auth": {"token_url": token_url}})
     try:
-        return Definition.model_validate({**raw, "name": name, "own_address": own_address})
+        return Definition.model_validate({**raw, "name": name, "own_address": own_address}), []
     except ValidationError as error:
         first = error.errors()[0]
         why = first["msg"].removeprefix("Value error, ")
@@ -297,8 +311,13 @@ def load_definition(file: File, environ: Mapping[str, str] = os.environ) -> Defi
             raise ConfigError(f"{variable(name, 'BASE_URL')}: {why}{read}") from None
         if token_url and first["loc"] == ("auth", "oauth", "token_url"):
             raise ConfigError(f"{variable(name, 'TOKEN_URL')}: {why}") from None
-        where = ".".join(str(part) for part in first["loc"] if part not in (*TAGS, *KINDS))
-        raise ConfigError(": ".join(filter(None, (str(file), where, why)))) from None
+        return None, mistakes(error.errors(), Definition, _family(file))
+
+
+def _family(file: File) -> list[File]:
+    """Return a file and those that it extends, nearest first."""
+    parent = toml_of(file).get("extends")
+    return [file] if parent is None else [file, *_family(file.parent / f"{parent}.toml")]
 
 
 def _raw(file: File, below: tuple[File, ...] = ()) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from relay.model.watch import Caution
 from relay.outbound.callers import Caller, CallKind
 from relay.outbound.lane import Limit
 from relay.outbound.transport import Transport
-from relay.providers.definition import SANDBOX, Definition, load_definition
+from relay.providers.definition import SANDBOX, Definition, checked, load_definition
 from relay.providers.files import ProviderFiles
 from relay.providers.messages import MAX_KEPT
 from relay.providers.provider import Provider
@@ -153,18 +153,18 @@ def refusal(folder: Path, text: str, name: str = "example", **environ: str) -> s
 @pytest.mark.parametrize(
     ("change", "where", "why"),
     [
-        ("colour = 1", "colour", "not permitted"),
-        ("[request]\npaht = '/x'", "request.paht", "not permitted"),
-        ("[request]\npath = 'x'", "request.path", "match pattern"),
-        ("[request]\npath = '/é'", "request.path", "match pattern"),
-        ("[request]\npath = '/a b'", "request.path", "match pattern"),
+        ("colour = 1", "colour", "is no key of this file; there is title, noun, request"),
+        ("[request]\npaht = '/x'", "request.paht", "is no key of this table; did you mean 'path'?"),
+        ("[request]\npath = 'x'", "request.path", "must begin with '/'"),
+        ("[request]\npath = '/é'", "request.path", "must begin with '/'"),
+        ("[request]\npath = '/a b'", "request.path", "must begin with '/'"),
         ("[request]\nmethod = 'PUT'", "request.method", "'GET' or 'POST'"),
-        ("[request]\ntimeout = 0", "request.timeout", "greater than 0"),
+        ("[request]\ntimeout = 0", "request.timeout", "must be more than 0"),
         ("[request]\nmax_bytes = 'much'", "request.max_bytes", "a number of bytes, or one such as 500 kB, 8 MiB"),
-        ("[request]\nmax_bytes = '33 MiB'", "request.max_bytes", "less than or equal to 33554432"),
-        ("[request]\nmax_bytes = 10", "request.max_bytes", "greater than or equal to 1024"),
+        ("[request]\nmax_bytes = '33 MiB'", "request.max_bytes", "must be at most 33554432"),
+        ("[request]\nmax_bytes = 10", "request.max_bytes", "must be at least 1024"),
         ("[request]\nmax_bytes = true", "request.max_bytes", "must be a number"),
-        ("[request]\nquery = { n = 1 }", "request.query.n", "valid string"),
+        ("[request]\nquery = { n = 1 }", "request.query.n", "must be a text"),
         ("[request]\njson = { id = '{task_id}' }", "request", "no body is sent with GET"),
         ("[request]\npath = '/tasks'", "request", "needs {task_id} or {task_path}"),
         ("[request]\npath = '/tasks/{id}'", "request.path", "{task_id} and {task_path} can stand here"),
@@ -191,29 +191,29 @@ def refusal(folder: Path, text: str, name: str = "example", **environ: str) -> s
         ("[request]\nbase_url = 'https://me:hunter2@api.example'", "request.base_url", "without query and password"),
         ("[read]\nstatus = 'a['", "read.status", "not JMESPath"),
         ("[read]\nstatus = ['status', '']", "read.status", "not JMESPath"),
-        ("[read]\nstatus = 7", "read.status", "valid dictionary"),
-        ("[read]\nstatus = [7]", "read.status.0", "valid string"),
+        ("[read]\nstatus = 7", "read.status", "must be an expression, or a list of expressions"),
+        ("[read]\nstatus = [7]", "read.status.0", "must be a text"),
         ("[read]\nresult = { url = ['a', 'a.'] }", "read.result.url", "not JMESPath"),
-        ("[read]\nresult = { uri = 'a' }", "read.result.uri", "not permitted"),
+        ("[read]\nresult = { uri = 'a' }", "read.result.uri", "did you mean 'url'?"),
         ("[read]\nerror = { code = '||' }", "read.error.code", "not JMESPath"),
         ("[read]\nprogress = 'a[?nosuchfn(b)]'", "read.progress", "no function 'nosuchfn'; it has abs, avg"),
         ("[statuses]\npending = ['Done']", "statuses", "'done' stands in two places"),
         ("[statuses]\nfailed = ['x', 'done']", "statuses", "'done' stands in two places"),
         ("[statuses]\nunknown_task = ['failed']", "statuses", "'failed' stands in two places"),
         ("[statuses]\npending = ['a', 'A']", "statuses", "'a' stands in two places"),
-        ("[statuses]\ncompleted = []", "statuses.completed", "at least 1 item"),
-        ("[statuses]\ncancelled = ['x']", "statuses.cancelled", "not permitted"),
-        ("[errors]\nunknown_task_http = ['404 or so']", "errors.unknown_task_http.0", "valid integer"),
+        ("[statuses]\ncompleted = []", "statuses.completed", "must name at least one"),
+        ("[statuses]\ncancelled = ['x']", "statuses.cancelled", "there is pending, completed, failed"),
+        ("[errors]\nunknown_task_http = ['404 or so']", "errors.unknown_task_http.0", "must be a whole number"),
         ("[errors]\nunknown_task_http = [404, 429]", "errors.unknown_task_http", "from 400 to 499"),
         ("[errors]\nunknown_task_http = [200]", "errors.unknown_task_http", "from 400 to 499"),
-        ("[errors]\nquota = []", "errors.quota", "not permitted"),
-        ("[caution]\nlost_afte = 1", "caution.lost_afte", "nexpected"),
+        ("[errors]\nquota = []", "errors.quota", "did you mean 'quota_codes'?"),
+        ("[caution]\nlost_afte = 1", "caution.lost_afte", "did you mean 'lost_after'?"),
         ("[caution]\nlost_after = 0", "caution", "at least 1"),
-        ("[cadence]\nfrist = 1", "cadence.frist", "nexpected"),
-        ("[cadence]\nfirst = 'soon'", "cadence.first", "valid number"),
+        ("[cadence]\nfrist = 1", "cadence.frist", "did you mean 'first'?"),
+        ("[cadence]\nfirst = 'soon'", "cadence.first", "must be a number"),
         ("[cadence]\nsteady = inf", "cadence", "must be 0 to 86400 seconds"),
         ("[budget]\nconcurrency = 0", "budget", "at least 1"),
-        ("[budget]\nper_minute = 1", "budget.per_minute", "nexpected"),
+        ("[budget]\nper_minute = 1", "budget.per_minute", "is no key of this table; there is concurrency, per_second"),
     ],
 )
 def test_a_mistake_is_told_with_file_and_table(change: str, where: str, why: str, tmp_path: Path) -> None:
@@ -224,10 +224,25 @@ def test_a_mistake_is_told_with_file_and_table(change: str, where: str, why: str
     assert "hunter2" not in line
 
 
+def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(f"{MINIMAL}[budget]\nper_minute = 1\n", "utf-8")
+    text = 'extends = "base"\n\n[request]\nmethod = "post"\ntimout = 5 # s\n\n[errors]\nfine_codes = [1]\n'
+    (tmp_path / "example.toml").write_text(text, "utf-8")
+    definition, lines = checked(tmp_path / "example.toml", {})
+    assert definition is None
+    assert lines == [
+        "request.method: must be 'GET' or 'POST'; did you mean 'POST'? (line 4)",
+        "request.timout: is no key of this table; did you mean 'timeout'? (line 5)",
+        "errors.fine_codes.0: must be a text (line 8)",
+        "budget.per_minute: is no key of this table; there is concurrency, per_second (line 10 of base.toml)",
+    ]
+    assert "3 more: 'relay providers check" in refusal(tmp_path, text)
+
+
 @pytest.mark.parametrize("table", ["request", "read", "statuses"])
 def test_a_table_that_must_be_there(table: str, tmp_path: Path) -> None:
     text = MINIMAL.replace(f"[{table}]", "[errors]")
-    assert refusal(tmp_path, text).startswith(f"{tmp_path / 'example.toml'}: {table}: Field required")
+    assert refusal(tmp_path, text).startswith(f"{tmp_path / 'example.toml'}: {table}: is missing")
 
 
 @pytest.mark.parametrize(

@@ -11,27 +11,28 @@ from typing import Annotated, NoReturn
 import typer
 
 from relay import __version__
-from relay.cli import apps, deployment, development, processes, provider_drafts, providers, slack, watch
+from relay.cli import apps, deliveries, deployment, development, processes, provider_drafts, providers, slack, watch
 from relay.cli.common import console, make_streams_writable, null_stream
 from relay.errors import RelayError
 
 
-def _group(description: str, **commands: object) -> typer.Typer:
+def _group(description: str, *, completion: bool = False, **commands: object) -> typer.Typer:
     group = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=completion,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
         help=description,
     )
     for name, command in commands.items():
-        group.command(name.replace("_", "-"))(command)  # type: ignore[type-var]
+        group.command(name.rstrip("_").replace("_", "-"))(command)  # type: ignore[type-var]
     return group
 
 
 cli = _group(
-    "relay: webhooks for APIs that have none. Start with 'relay demo'.",
+    "relay: webhooks for APIs that have none. Start with 'relay demo', then 'relay dev'.",
+    completion=True,
     demo=development.demo,
     dev=development.dev,
     serve=processes.serve,
@@ -39,6 +40,9 @@ cli = _group(
     worker=processes.worker,
     migrate=deployment.migrate_,
     watch=watch.watch,
+    watches=watch.watches,
+    deliveries=deliveries.deliveries,
+    retry=deliveries.retry,
     listen=development.listen_,
     sandbox=development.sandbox,
     check=deployment.check,
@@ -63,13 +67,14 @@ cli.add_typer(
         check=providers.check,
         read=providers.read,
         new=provider_drafts.new,
-        **{"try": providers.try_},
+        try_=providers.try_,
     ),
     name="providers",
 )
 cli.add_typer(
     _group(
-        "Manage the secrets that relay stores sealed.\n\nExample: RELAY_SECRET_KEY=new,old relay secrets rotate",
+        "Manage the secrets that relay stores sealed.\n\n"
+        "Example: RELAY_SECRET_KEY=new-key,old-key relay secrets rotate",
         rotate=deployment.rotate_secrets,
     ),
     name="secrets",

@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from relay.store.apps import App
 
 
+AppName = Annotated[str, typer.Argument(help="An app that 'relay apps list' shows.")]
+
 STOPPED_AT_ONCE = 500
 """Watches that are stopped in one transaction, so that nobody waits long for the database."""
 
 
-def create(name: str, as_json: JsonOption = False) -> None:
+def create(
+    name: Annotated[str, typer.Argument(help="What to call the app: 1 to 100 characters.")], as_json: JsonOption = False
+) -> None:
     """Create an app and print its API key and signing secret. They are shown only this once.
 
     Example: relay apps create shop
+
+    Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from relay.model.ids import new_id
     from relay.security import app_keys
@@ -66,7 +72,7 @@ def _app_to_change(name: str) -> Iterator[tuple[Settings, Database, App]]:
         app = db.run_here(apps.by_name, name)
         if app is None:
             raise NotFound(f"there is no app named '{name}': 'relay apps list' shows the apps")
-        if name == apps.DEFAULT and settings.api_key is not None:
+        if name == apps.DEFAULT and settings.api_key is not None and settings.signing_secret is not None:
             raise Conflict(
                 "the app 'default' cannot be changed here: RELAY_API_KEY and RELAY_SIGNING_SECRET declare it, "
                 "so change these variables"
@@ -76,10 +82,12 @@ def _app_to_change(name: str) -> Iterator[tuple[Settings, Database, App]]:
         db.close()
 
 
-def rotate_key(name: str, as_json: JsonOption = False) -> None:
+def rotate_key(name: AppName, as_json: JsonOption = False) -> None:
     """Give an app a new API key and print it. It is shown only this once; the old key stops working within seconds.
 
     Example: relay apps rotate-key shop
+
+    Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from relay.security import app_keys
     from relay.store import apps
@@ -96,7 +104,7 @@ def rotate_key(name: str, as_json: JsonOption = False) -> None:
 
 
 def rotate_secret(
-    name: str,
+    name: AppName,
     overlap: Annotated[
         str, typer.Option(help="How long the old secret still signs, such as 90s or 24h; at most 365d.")
     ] = "24h",
@@ -105,6 +113,8 @@ def rotate_secret(
     """Give an app a new signing secret and print it. Events carry both signatures during the overlap.
 
     Example: relay apps rotate-secret shop --overlap 24h
+
+    Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from relay.model.times import rfc3339
     from relay.security import app_keys
@@ -133,15 +143,19 @@ def rotate_secret(
 
 
 def disable(
-    name: str,
+    name: AppName,
     stop: Annotated[
         bool, typer.Option("--stop", help="Also stop its watches: no target is notified of their end.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Disable an app. Its API key stops working, and what it has registered is neither polled nor delivered any more.
+    """Disable an app.
+
+    Its API key stops working, and what it has registered is neither polled nor delivered any more.
 
     Example: relay apps disable shop --stop
+
+    Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from relay.store import apps, watches
     from relay.wiring import now
@@ -160,9 +174,11 @@ def disable(
 
 
 def list_(as_json: JsonOption = False) -> None:
-    """List the apps, when each was created and when its API key was last used.
+    """List the apps, and when the API key of each was last used.
 
     Example: relay apps list --json
+
+    Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from rich.table import Table
 

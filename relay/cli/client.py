@@ -1,24 +1,36 @@
-"""A client of relay's own API for the command line. It registers a task and follows it to its end."""
+"""A client of relay's own API for the command line. It registers a task and follows it until its event is delivered."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from relay.errors import RelayError
+from relay.errors import ConfigError, RelayError
 from relay.security.guard import is_loopback
+from relay.settings.sources import from_environment
 from relay.settings.types import fits_in_a_header
+
+PAGE = 200
+"""Rows that a page of a list may have."""
+
+UNSETTLED = ("pending", "held")
+"""What becomes of a target that is still to be notified of the end."""
 
 READ_EVERY = 1.0
 """Seconds between two reads of a watch that is followed."""
 
 MAX_OUTAGE = 120.0
 """Seconds without an answer after which following gives up. A deployment or a restart takes less."""
+
+
+Rows = list[dict[str, Any]]
 
 
 class ApiError(RelayError):
@@ -77,9 +89,26 @@ class ApiClient:
         """Return the first page of watches, newest first."""
         return await self._request("GET", "/v1/watches")
 
+    async def pages(self, path: str, query: Mapping[str, str | None], limit: int) -> Rows:
+        """Return the newest rows of a list, `limit` at most, from as many pages as they take."""
+        given = {name: value for name, value in query.items() if value is not None}
+        rows: Rows = []
+        while True:
+            page = await self._request("GET", path, params=given | {"limit": str(min(PAGE, limit - len(rows)))})
+            rows += page["data"]
+            if page["next_cursor"] is None or len(rows) >= limit:
+                return rows
+            given["cursor"] = page["next_cursor"]
+
+    async def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send a request, with a body in JSON if there is one, and return the answer."""
+        return await self._request("POST", path, json=body)
+
     async def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
             response = await self._client.request(method, path, **options)
+        except ValueError as error:  # half a surrogate pair, a number that is none: what a shell lets pass
+            raise ApiError(f"this cannot be sent: {error}") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             error_class = ApiUnavailable if isinstance(error, httpx.TransportError) else ApiError
             reason = str(error) or type(error).__name__
@@ -96,6 +125,19 @@ class ApiClient:
         if not response.is_success:
             raise error_class(str(body.get("detail", response.status_code)))
         return body
+
+
+def client_of_environment() -> ApiClient:
+    """Return a client of the relay at RELAY_URL, with the API key in RELAY_API_KEY.
+
+    Raises:
+        ConfigError: there is no key.
+        ApiError: the URL or the key cannot be used.
+    """
+    key = from_environment("RELAY_API_KEY", os.environ)
+    if not key:
+        raise ConfigError("RELAY_API_KEY is not set: set it to the API key that 'relay apps create NAME' prints")
+    return ApiClient(os.environ.get("RELAY_URL") or "http://127.0.0.1:8000", key)
 
 
 def _is_this_machine(url: str) -> bool:
@@ -126,7 +168,7 @@ async def _read(api: ApiClient, watch_id: str, console: Console) -> dict[str, An
 
 
 async def follow(api: ApiClient, watch_id: str, console: Console) -> bool:
-    """Show the progress of a task until it ends, and return whether it completed.
+    """Show the progress of a task until its targets are notified; return whether it completed and all of them were.
 
     On a terminal this is a progress bar, elsewhere a line for each change.
     """
@@ -153,8 +195,39 @@ async def follow(api: ApiClient, watch_id: str, console: Console) -> bool:
             if watch["state"] != "watching":
                 break
             await asyncio.sleep(READ_EVERY)
+    delivered = await _follow_deliveries(api, watch, console)
     console.print(_end(watch), markup=False, soft_wrap=True)
-    return bool(watch["state"] == "completed")
+    return delivered and bool(watch["state"] == "completed")
+
+
+async def _follow_deliveries(api: ApiClient, watch: dict[str, Any], console: Console) -> bool:
+    """Show what becomes of each target of a watch that has ended; return whether none is given up."""
+    shown = dict[str, str]()
+    while True:
+        targets = watch.get("targets", [])
+        last = {}
+        if any(target["delivery"] in UNSETTLED for target in targets):
+            rows = await api.pages("/v1/deliveries", {"watch_id": watch["id"]}, len(targets))
+            last = {row["target_id"]: _attempts(row) for row in rows}
+        for target in targets:
+            line = f"{target['delivery']}: {target.get('url') or target.get('channel') or target['type']}"
+            line += last.get(target["id"], "")
+            if target["delivery"] != "waiting" and shown.get(target["id"]) != line:
+                shown[target["id"]] = line
+                console.print(line, markup=False, soft_wrap=True)
+        if not any(target["delivery"] in UNSETTLED for target in targets):
+            return all(target["delivery"] != "dead" for target in targets)
+        await asyncio.sleep(READ_EVERY)
+        watch = await _read(api, watch["id"], console)
+
+
+def _attempts(delivery: dict[str, Any]) -> str:
+    """Return in words what came of the attempts of a delivery that is under way; nothing before the first one."""
+    if not delivery["attempts"]:
+        return ""
+    last = max(delivery["attempts"], key=lambda attempt: attempt["number"])
+    said = f" ({last['status'] or last['error']} at attempt {delivery['attempt_count']}"
+    return f"{said}, next at {delivery['next_attempt_at']})" if delivery["next_attempt_at"] else f"{said})"
 
 
 def _end(watch: dict[str, Any]) -> str:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave everything up afterwards and print the URLs.")] = False,
 ) -> None:
-    """Run the demo on this machine alone: register tasks, poll them, verify every event. It needs no configuration.
+    """Run the demo: register tasks, poll them, verify every event.
+
+    It runs on this machine alone, and needs no configuration.
 
     Example: relay demo --keep
     """
@@ -50,11 +52,19 @@ def dev(
 def listen_(
     port: Annotated[int, typer.Option(help="Where to listen, on loopback.", min=0, max=65535)] = 9000,
     secret: Annotated[str | None, typer.Option(help="The app's signing secret, whsec_….")] = None,
+    body: Annotated[bool, typer.Option("--body", help="Print the body of each event as well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line for each event.")] = False,
 ) -> None:
-    """Run a receiver for development that verifies and prints each event.
+    """Run a receiver that verifies and prints each event.
 
-    Example: relay listen --port 9000 --secret whsec_…
+    The signing secret is what 'relay apps create' and 'relay dev' print.
+
+    Example: relay listen --port 9000 --body
     """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
     from relay.simulators.receiver import create_receiver
     from relay.web.server import listen, serving
 
@@ -70,23 +80,32 @@ def listen_(
         verdict = verdicts[received.verified]
         if received.problem:
             verdict += f": {received.problem}"
-        console.print(f"{received.event.get('type', '(no event)')}  {received.message_id}  {verdict}")
+        if as_json:
+            console.print(json.dumps(asdict(received)), soft_wrap=True)
+            return
+        words = (received.task_id, received.event.get("type", "(no event)"), received.message_id, verdict)
+        line = "  ".join(str(word) for word in words if word)
         # JSON may contain half a surrogate pair, which cannot be printed: encoding replaces it.
-        console.print_json(json.dumps(received.event, ensure_ascii=False).encode("utf-8", "replace").decode())
+        console.print(line.encode("utf-8", "replace").decode(), soft_wrap=True)
+        if body:
+            console.print_json(json.dumps(received.event, ensure_ascii=False).encode("utf-8", "replace").decode())
 
     async def go() -> None:
         listener = listen("127.0.0.1", port, "--port")
         async with serving(create_receiver(secret, show), listener):
-            console.print(f"Listening on http://127.0.0.1:{listener.getsockname()[1]} (Ctrl+C ends it)")
+            said = Console(stderr=True, highlight=False, markup=False) if as_json else console
+            said.print(f"Listening on http://127.0.0.1:{listener.getsockname()[1]} (Ctrl+C ends it)")
             if secret is None:
-                console.print("Give --secret whsec_… to verify signatures.")
+                said.print("Give --secret whsec_… to verify signatures.")
             await asyncio.Event().wait()
 
     run_async(go())
 
 
 def sandbox(port: Annotated[int, typer.Option(help="Where to listen, on loopback.", min=0, max=65535)] = 9100) -> None:
-    """Run the sandbox upstream alone: it answers GET /v1/video/query for ids that say how they behave.
+    """Run the sandbox upstream alone.
+
+    It answers GET /v1/video/query for ids that say how they behave.
 
     Example: relay sandbox --port 9100
     """

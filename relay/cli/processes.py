@@ -7,6 +7,7 @@ import os
 
 from relay import interpreter
 from relay.cli.common import run_async, settings_of_environment
+from relay.errors import ConfigError
 
 
 def _run(*roles: str) -> None:
@@ -14,6 +15,8 @@ def _run(*roles: str) -> None:
     # is a fifth of the start; frozen, it is not looked at later either.
     gc.disable()
     settings = settings_of_environment()
+    if settings.half_an_app:
+        raise ConfigError("RELAY_API_KEY and RELAY_SIGNING_SECRET make one app: set both or neither")
 
     from relay.app import Role, run
     from relay.telemetry.sentry import reporting_crashes
@@ -32,15 +35,21 @@ def _run(*roles: str) -> None:
 def serve() -> None:
     """Run HTTP, polling and delivery in one process.
 
-    Example: UNIFIED_VIDEO_BASE_URL=https://api.example UNIFIED_VIDEO_API_KEY=sk-… relay serve
+    Example: UNIFIED_VIDEO_BASE_URL=https://api.example relay serve
+
+    Reads every option that 'relay config' shows.
     """
     _run("WEB", "WORK")
 
 
 def web() -> None:
-    """Run HTTP only. Any number of web processes share one PostgreSQL database with workers.
+    """Run HTTP only.
 
-    Example: DATABASE_URL=postgres://… relay web
+    Any number of web processes share one PostgreSQL database with workers.
+
+    Example: DATABASE_URL=postgres://relay@db.example/relay relay web
+
+    Reads every option that 'relay config' shows.
     """
     _run("WEB")
 
@@ -48,6 +57,8 @@ def web() -> None:
 def worker() -> None:
     """Run polling and delivery only.
 
-    Example: DATABASE_URL=postgres://… relay worker
+    Example: DATABASE_URL=postgres://relay@db.example/relay relay worker
+
+    Reads every option that 'relay config' shows.
     """
     _run("WORK")

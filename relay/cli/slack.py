@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from relay.cli.common import console, run_async, settings_of_environment
+from relay.cli.common import JsonOption, console, print_json, run_async, settings_of_environment
 
 MARKS = {True: "ok      ", None: "note    ", False: "MISSING "}
 
 
 def manifest() -> None:
-    """Print the Slack app's manifest for this deployment, and a link that creates the app with one click.
+    """Print the Slack app's manifest, and a link that creates it.
 
     Example: RELAY_BASE_URL=https://relay.example.com relay slack manifest
+
+    Reads RELAY_BASE_URL and RELAY_CONFIG.
     """
     from relay.channels.slack import setup
 
@@ -27,10 +31,14 @@ def manifest() -> None:
     )
 
 
-def check(channel: str) -> None:
-    """Check what the Slack token lacks and whether relay can post to a channel. This posts nothing.
+def check(channel: Annotated[str, typer.Argument(help="A channel's name or id.")], as_json: JsonOption = False) -> None:
+    """Check whether relay can post to a channel.
+
+    It says what the Slack token lacks, and posts nothing.
 
     Example: relay slack check '#renders'
+
+    Reads SLACK_BOT_TOKEN, SLACK_SIGNING_SECRET and RELAY_SLACK_TEAMS.
     """
     from relay.channels.slack import setup
     from relay.channels.slack.api import SlackApi
@@ -58,7 +66,9 @@ def check(channel: str) -> None:
     elif not settings.slack_teams:
         note = "RELAY_SLACK_TEAMS is not set: no Slack user may press a button or use /relay"
         findings.append(setup.Finding(None, note))
-    for finding in findings:
+    if as_json:
+        print_json([{"well": finding.well, "words": finding.words} for finding in findings])
+    for finding in findings if not as_json else ():
         console.print(f"{MARKS[finding.well]}{finding.words}", soft_wrap=True)
     if any(finding.well is False for finding in findings):
         raise typer.Exit(1)

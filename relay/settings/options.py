@@ -97,8 +97,6 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _together(self) -> Settings:
-        if (self.api_key is None) != (self.signing_secret is None):
-            raise ValueError("RELAY_API_KEY and RELAY_SIGNING_SECRET make one app: set both or neither")
         if any(len(key) < 16 for key in self.secret_key):
             raise ValueError("RELAY_SECRET_KEY: each key must have at least 16 characters")
         if self.expires_in > self.max_expires_in:
@@ -107,6 +105,11 @@ class Settings(BaseModel):
                 f"{self.expires_in:.12g}s are longer than {self.max_expires_in:.12g}s"
             )
         return self
+
+    @property
+    def half_an_app(self) -> bool:
+        """Return whether a key is set without a signing secret, or the reverse: no app can be made of that."""
+        return (self.api_key is None) != (self.signing_secret is None)
 
     @property
     def embedded(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.fields import FieldInfo
 
 from relay.model.cadence import Cadence
 from relay.security.signing import key_of
@@ -29,6 +30,19 @@ def duration(value: object) -> object:
             raise ValueError("must be a number of seconds, or one such as 90s, 5m, 2h, 30d")
         return float(match[1]) * UNITS[match[2] or "s"]
     return value
+
+
+def in_words(seconds: float) -> str:
+    """Return how a duration is written in the file: `90s`, `5m`, `24h`, `30d`."""
+    for unit, least in (("d", 2 * DAY), ("h", 3600), ("m", 60)):
+        if seconds >= least and seconds % UNITS[unit] == 0:
+            return f"{seconds / UNITS[unit]:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def is_duration(field: FieldInfo) -> bool:
+    """Return whether an option is a duration."""
+    return any(isinstance(kind, BeforeValidator) and kind.func is duration for kind in field.metadata)
 
 
 def size(value: object) -> object:

@@ -79,6 +79,7 @@ def test_every_group_shows_one_of_its_commands(group: str) -> None:
 
 def test_the_contracts_commands_are_there() -> None:
     contract = {"demo", "dev", "serve", "web", "worker", "migrate", "watch", "listen", "sandbox", "check", "config"}
+    contract |= {"watches", "deliveries", "retry"}
     assert {words[0] for words in EVERY} >= contract | {"apps", "providers", "secrets", "slack"}
     assert {words[1] for words in EVERY if words[0] == "apps"} == {
         "create",
@@ -314,6 +315,24 @@ async def test_an_app_is_made_once_and_its_secrets_are_shown_once(shell: Shell) 
     assert oct((shell.folder / "relay.key").stat().st_mode & 0o777) == "0o600"
 
 
+async def test_a_key_that_is_exported_for_relay_watch_stops_the_processes_alone(shell: Shell) -> None:
+    processes = [("serve",), ("web",), ("worker",)]
+    others = [
+        ("apps", "create", "shop"),
+        ("apps", "list"),
+        ("config",),
+        ("check",),
+        ("migrate",),
+        ("providers", "list"),
+    ]
+    others.append(("apps", "rotate-key", "shop"))
+    ran = await shell.run_many(*processes, *others, RELAY_API_KEY="rly_of-an-app-of-this-relay", PORT="0")
+    for words, one in zip(processes, ran, strict=False):
+        assert "RELAY_SIGNING_SECRET" in one.complaint, words
+    for words, one in zip(others, ran[len(processes) :], strict=True):
+        assert (one.code, one.err) == (0, ""), words
+
+
 async def test_a_disabled_app_gets_no_key_that_cannot_work(shell: Shell) -> None:
     made, disabled, refused = await shell.run_many(
         ["apps", "create", "shop", "--json"], ["apps", "disable", "shop", "--json"], ["apps", "rotate-key", "shop"]
@@ -346,7 +365,7 @@ async def test_the_configuration_is_shown_without_its_secrets(shell: Shell) -> N
     assert "hidden" not in ran.out
     for name in (*SECRETS, *urls, "DATABASE_URL"):
         assert re.search(rf"^ *{name} .*\*\*\*.* environment", ran.out, re.MULTILINE), name
-    assert re.search(r"RELAY_RETRY_SCHEDULE +0s,300s +environment", ran.out)
+    assert re.search(r"RELAY_RETRY_SCHEDULE +0s,5m +environment", ran.out)
     assert re.search(r"PORT +8000 +default", ran.out)
     assert re.search(rf"RELAY_CONFIG +{re.escape(str(CONFIG))} +environment", ran.out)
     (shell.folder / "token").write_text("a-metrics-token")
@@ -430,7 +449,7 @@ async def test_a_task_is_watched_followed_and_told(shell: Shell, upstream: Upstr
         RELAY_POLL_INTERVAL="0.1",
         UNIFIED_VIDEO_BASE_URL=upstream.url,
     )
-    receiver = shell.running("listen", "--port", "0", "--secret", app["signing_secret"])
+    receiver = shell.running("listen", "--port", "0", "--secret", app["signing_secret"], "--body")
     async with serve as relay, receiver as listening:
         hook = (await listening.says(r"Listening on (http://127\.0\.0\.1:\d+)"))[1]
         ready = json.loads((await relay.says(r'.*"event": *"ready".*'))[0])
@@ -516,6 +535,7 @@ async def test_listen_tells_what_is_verified_from_what_is_not(shell: Shell) -> N
             await listening.says(rf"evt_{number}  verified\n")
         assert listening.printed.count("NOT VERIFIED: the header 'webhook-id' is missing") == len(bodies)
         assert "[/b]  evt_1  verified" in listening.printed
+        assert listening.printed.count("\n") == 1 + 3 * len(bodies), "a line for each event"
         assert (await http.get(url)).status_code == 405
 
 

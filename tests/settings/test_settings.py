@@ -13,7 +13,7 @@ from relay.errors import ConfigError
 from relay.model.cadence import Cadence
 from relay.settings.options import Settings
 from relay.settings.sources import load
-from relay.settings.types import duration
+from relay.settings.types import duration, in_words, is_duration
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED = (ROOT / "config/relay.toml").read_text("utf-8")
@@ -426,9 +426,21 @@ def test_true_is_no_number(line: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("present", PAIR)
 def test_half_an_app_is_none(present: str, folder: Path) -> None:
-    line = refusal(folder, **{present: PAIR[present]})
-    assert "RELAY_API_KEY" in line
-    assert "RELAY_SIGNING_SECRET" in line
+    assert configured(folder, **{present: PAIR[present]}).half_an_app
+    assert not configured(folder, **PAIR).half_an_app
+    assert not configured(folder).half_an_app
+
+
+def test_a_duration_is_written_as_the_file_writes_it(folder: Path) -> None:
+    settings = configured(folder)
+    durations = {name: getattr(settings, name) for name, field in OPTIONS.items() if is_duration(field)}
+    documented = dict(re.findall(r'^# (\w+) = "(\d+[smhd])"', DOCUMENTED, re.MULTILINE))
+    assert {name: in_words(seconds) for name, seconds in durations.items()} == documented
+    assert ",".join(map(in_words, settings.retry_schedule)) in DOCUMENTED
+    assert [in_words(seconds) for seconds in (0, 0.5, 61, 90 * 60, 86400, 2 * 86400)] == [
+        *("0s", "0.5s", "61s"),
+        *("90m", "24h", "2d"),
+    ]
 
 
 def test_the_deadline_fits_its_bound(folder: Path) -> None:

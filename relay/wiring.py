@@ -56,10 +56,11 @@ def open_vault(settings: Settings) -> Vault:
             "RELAY_SECRET_KEY is not set: relay needs it to seal what it stores. It must outlive this machine and be "
             f"the same in all processes. Set it once, for example to {secrets.token_urlsafe(32)}"
         )
-    return Vault([key_file.read_or_make(_key_file(settings))])
+    return Vault([key_file.read_or_make(key_file_of(settings))])
 
 
-def _key_file(settings: Settings) -> Path:
+def key_file_of(settings: Settings) -> Path:
+    """Return where the key is of a deployment that has SQLite and no RELAY_SECRET_KEY."""
     database = sa.make_url(settings.database_url).database
     return Path(database).with_name("relay.key") if database else Path("relay.key")
 

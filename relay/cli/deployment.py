@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
 from relay.cli.common import JsonOption, console, open_store, print_json, settings_of_environment
+from relay.errors import ConfigError
 from relay.security.redaction import MASK
 
 if TYPE_CHECKING:
     from relay.settings.options import Settings
 
 
-def migrate_() -> None:
-    """Upgrade the database to the schema of this version. A database that is up to date or newer is left as it is.
+def migrate_(as_json: JsonOption = False) -> None:
+    """Upgrade the database to the schema of this version.
 
-    Example: DATABASE_URL=postgres://… relay migrate
+    A database that is up to date or newer is left as it is.
+
+    Example: DATABASE_URL=postgres://relay@db.example/relay relay migrate
+
+    Reads DATABASE_URL.
     """
     from relay.store import migrate
     from relay.wiring import open_database
@@ -29,6 +35,9 @@ def migrate_() -> None:
         known = db.run_here(migrate.upgrade)
     finally:
         db.close()
+    if as_json:
+        print_json({"schema": "newest" if known else "newer"})
+        return
     console.print(
         "The database is at the newest schema."
         if known
@@ -37,9 +46,13 @@ def migrate_() -> None:
 
 
 def config(as_json: JsonOption = False) -> None:
-    """Print the effective configuration and where each value comes from. Secrets are masked.
+    """Print what is configured, and where each value comes from.
+
+    Secrets are masked. With --json, durations are seconds.
 
     Example: relay config
+
+    Reads RELAY_CONFIG, and every option that it shows.
     """
     from rich.table import Table
 
@@ -50,13 +63,50 @@ def config(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("variable", "value", "from", box=None)
+    table = Table(box=None)
+    for heading in ("variable", "value", "from"):
+        table.add_column(heading, overflow="fold")  # else what is too long for a terminal would be cut
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
+        table.add_row(*_in_words(settings, **row))
     console.print(table)
 
 
-def _option_rows(settings: Settings) -> Iterator[dict[str, object]]:
+def _in_words(settings: Settings, variable: str, value: Any, **origin: str) -> tuple[str, str, str]:
+    """Return a row as people read it: as the file would say it, and with the name of the file that says it."""
+    from relay.settings.types import in_words, is_duration
+
+    source = origin["from"]
+    options = {field.alias: field for field in type(settings).model_fields.values()}
+    effective = {"RELAY_HOST": settings.bind, "RELAY_SANDBOX": settings.sandbox_on, "RELAY_TRUSTED_HOPS": settings.hops}
+    if source == "default":
+        value = effective.get(variable, value)
+        value, source = _from_a_file(settings, variable) or (value, source)
+    if source == "file":
+        source = str(settings.config / "relay.toml")
+    if isinstance(value, bool):
+        value = str(value).lower()
+    elif variable in options and is_duration(options[variable]):
+        value = in_words(value)
+    return variable, "" if value is None else str(value), source
+
+
+def _from_a_file(settings: Settings, variable: str) -> tuple[str, str] | None:
+    """Return what holds for a variable that is not set because another file than relay.toml has it, and that file."""
+    from relay.providers.definition import load_definition
+    from relay.providers.definition import variable as provider_variable
+    from relay.wiring import key_file_of
+
+    if variable == "RELAY_SECRET_KEY" and settings.embedded and (file := key_file_of(settings)).exists():
+        return MASK, str(file)
+    file = settings.config / "providers" / f"{settings.provider}.toml"
+    if variable == provider_variable(settings.provider, "BASE_URL") and file.is_file():
+        with contextlib.suppress(ConfigError):  # 'relay providers check' says what is wrong with it
+            if address := load_definition(file).request.base_url:
+                return address, file.name
+    return None
+
+
+def _option_rows(settings: Settings) -> Iterator[dict[str, Any]]:
     source = "environment" if os.environ.get("RELAY_CONFIG") else "default"
     yield {"variable": "RELAY_CONFIG", "value": str(settings.config), "from": source}
     for name, field in type(settings).model_fields.items():
@@ -67,7 +117,7 @@ def _option_rows(settings: Settings) -> Iterator[dict[str, object]]:
             yield {"variable": field.alias, "value": _masked(settings, name), "from": source}
 
 
-def _provider_rows(settings: Settings) -> Iterator[dict[str, object]]:
+def _provider_rows(settings: Settings) -> Iterator[dict[str, Any]]:
     """Yield what is set for providers, and address and key of the default one: all that there are would be too many."""
     from relay.providers.variables import Variable, variable
     from relay.settings.sources import from_environment
@@ -91,6 +141,8 @@ def _masked(settings: Settings, name: str) -> object:
     """Return an option's value as it is shown."""
     from sqlalchemy import make_url
 
+    from relay.settings.types import in_words
+
     value = getattr(settings, name)
     if name == "database_url":
         url = make_url(value)
@@ -99,7 +151,7 @@ def _masked(settings: Settings, name: str) -> object:
     if value and type(settings).model_fields[name].repr is False:
         return MASK
     if isinstance(value, list | tuple | frozenset):
-        return ",".join(f"{item:g}s" if isinstance(item, float | int) else str(item) for item in value)
+        return ",".join(in_words(item) if isinstance(item, float | int) else str(item) for item in value)
     if name == "poll_interval" and value:
         return f"{value.first:g}-{value.steady:g}"
     if value is None or isinstance(value, bool | int | float):
@@ -113,13 +165,16 @@ def _mask_user(url: str | None) -> str | None:
 
 
 def check(as_json: JsonOption = False) -> None:
-    """Verify on the live database that nothing is lost: each end has one event, and each of its targets a delivery.
+    """Verify on the live database that nothing is lost.
 
-    It also finds the processes whose clocks are wrong, and names the watches and deliveries whose last poll or attempt
-    was interrupted by a fault of relay's own. It also names the watches under way whose provider has no file any more,
-    which by itself is no failure: they go on when the file is back.
+    Each end has one event, and each of its targets a delivery. It also finds the processes whose clocks are wrong, and
+    names the watches and deliveries whose last poll or attempt was interrupted by a fault of relay's own. It also names
+    the watches under way whose provider has no file any more, which by itself is no failure: they go on when the file
+    is back.
 
     Example: relay check --json
+
+    Reads DATABASE_URL and RELAY_CONFIG.
     """
     from relay.store import invariants, processes
 
@@ -148,10 +203,14 @@ def check(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def rotate_secrets() -> None:
-    """Seal everything stored with the newest RELAY_SECRET_KEY. The older keys can be removed afterwards.
+def rotate_secrets(as_json: JsonOption = False) -> None:
+    """Seal everything stored with the newest RELAY_SECRET_KEY.
 
-    Example: RELAY_SECRET_KEY=new,old relay secrets rotate
+    The older keys can be removed afterwards.
+
+    Example: RELAY_SECRET_KEY=new-key,old-key relay secrets rotate
+
+    Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from relay.security.reseal import reseal
     from relay.wiring import open_vault
@@ -161,4 +220,7 @@ def rotate_secrets() -> None:
         count = reseal(db, open_vault(settings))
     finally:
         db.close()
+    if as_json:
+        print_json({"sealed_again": count})
+        return
     console.print(f"{count} stored secrets were sealed again. Only the newest RELAY_SECRET_KEY is needed from now on.")

@@ -293,6 +293,37 @@ def test_config_shows_each_value_and_where_it_is_from(tmp_path: Path) -> None:
     assert shown["RELAY_POLL_INTERVAL"] == ("0.5-2", "environment")
 
 
+def test_config_says_what_holds_in_the_words_of_the_file_and_is_not_cut(tmp_path: Path) -> None:
+    (tmp_path / "providers").mkdir()
+    (tmp_path / "providers/papyrus.toml").write_text(PAPYRUS, "utf-8")
+    (tmp_path / "relay.toml").write_text('provider = "papyrus"\nretention = "7d"\n', "utf-8")
+    (tmp_path / "relay.key").write_text("hidden-key-of-the-vault", "utf-8")
+    database = f"sqlite:///{tmp_path}/{'a-long-name-' * 8}.db"
+    said = effective(RELAY_CONFIG=str(tmp_path), DATABASE_URL=database)
+    shown = {words[0]: words[1:] for line in said.splitlines() if (words := line.split())}
+    assert shown["RELAY_EXPIRES_IN"] == ["24h", "default"]
+    assert shown["RELAY_RETENTION"] == ["7d", str(tmp_path / "relay.toml")]
+    assert shown["RELAY_SANDBOX"] == ["true", "default"]
+    assert shown["RELAY_HOST"] == ["127.0.0.1", "default"]
+    assert shown["RELAY_SECRET_KEY"] == ["********", str(tmp_path / "relay.key")]
+    assert shown["PAPYRUS_BASE_URL"] == ["https://papyrus.example", "papyrus.toml"]
+    assert "hidden" not in said
+    narrow = effective(RELAY_CONFIG=str(tmp_path), DATABASE_URL=database, COLUMNS="80")
+    assert "…" not in narrow
+    assert narrow.count("a-long-name-") >= 1
+
+
+PAPYRUS = """
+[request]
+base_url = "https://papyrus.example"
+path = "/jobs/{task_id}"
+[read]
+status = "status"
+[statuses]
+completed = ["done"]
+"""
+
+
 def test_config_shows_of_providers_what_is_set_and_the_default(tmp_path: Path) -> None:
     config = str(Path(__file__).parents[2] / "config")
     (tmp_path / "key").write_text("sk-hidden", "utf-8")

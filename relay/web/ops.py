@@ -22,6 +22,7 @@ from relay.web.api.openapi.spec import JsonObject, health_answer
 from relay.web.api.operations import Operations, PublicHandler
 from relay.web.bodies import JsonResponse
 from relay.web.context import Context, context_of
+from relay.web.dashboard.rendering import STATIC_PATH
 from relay.web.errors import on_exception, on_http_exception, on_relay_error
 from relay.web.request_id import RequestId
 
@@ -30,8 +31,8 @@ operations: Operations[PublicHandler] = Operations("Health", public=True)
 _templates = Jinja2Templates(Path(__file__).parent / "templates")
 
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -122,6 +123,7 @@ class Documentation:
     def _html(self) -> bytes:
         html = _templates.get_template("docs.html").render(
             api=self._api,
+            static=STATIC_PATH,
             errors=sorted(_tree(RelayError), key=lambda kind: (kind.status, kind.code)),
             json=lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(),
         )

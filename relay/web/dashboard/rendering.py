@@ -26,6 +26,8 @@ STATIC = {str(file.relative_to(HERE / "static")): file.read_bytes() for file in 
 VERSION = hashlib.sha256(b"".join(STATIC[name] for name in sorted(STATIC))).hexdigest()[:12]
 """Part of every static file's address, so that browsers may keep them for ever."""
 
+STATIC_PATH = f"/static/{VERSION}"
+
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -145,4 +147,4 @@ _environment.filters |= {
     "when": when,
 }
 _environment.tests |= {"link": is_link}
-_environment.globals |= {"static": f"/static/{VERSION}", "version": __version__}
+_environment.globals |= {"static": STATIC_PATH, "version": __version__}

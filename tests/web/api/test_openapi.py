@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -18,6 +21,9 @@ from starlette.routing import Route
 from relay.errors import RelayError
 from relay.model.event import EventType
 from relay.web import site
+from relay.web.api.openapi.samples import KEY
+from tests.support.browser import CHROMIUM, browsing
+from tests.support.deployment import API_KEY
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
 from tests.web.callers import Caller
 
@@ -92,6 +98,48 @@ async def test_every_route_of_the_api_is_documented_and_nothing_else_is(api: Cal
     }
     found = [(method, path) for method, path, _ in operations(await document(api))]
     assert sorted(found) == sorted(routes)
+
+
+async def test_examples_are_what_the_schemas_say_and_samples_can_be_read(api: Caller) -> None:
+    found = await document(api)
+    for name, schema in found["components"]["schemas"].items():
+        for example in schema.get("examples", ()):
+            check(found, {"$ref": f"#/components/schemas/{name}"}, example)
+    for method, path, operation in operations(found):
+        samples = {sample["label"]: sample["source"] for sample in operation["x-codeSamples"]}
+        assert list(samples) == ["curl", "Python", "JavaScript"]
+        ast.parse(samples["Python"])
+        words = shlex.split(samples["curl"])
+        assert words[0] == "curl"
+        assert f"Authorization: Bearer {KEY}" in words
+        assert "{" not in next(word for word in words if word.startswith("http")), path
+        assert ("requestBody" in operation) == ("-d" in words), "a body has an example"
+        assert f"method: {json.dumps(method)}" in samples["JavaScript"] or method == "GET"
+        (schema, *_) = [
+            content["schema"]
+            for answer in operation["responses"].values()
+            for content in answer.get("content", {}).values()
+        ] or [{}]
+        if "$ref" in schema:
+            assert found["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["examples"], path
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+async def test_an_operation_can_be_tried_on_the_page(api: Caller) -> None:
+    async with browsing() as page:
+        await page.goto(f"{api.url}/docs")
+        await page.get_by_role("button", name="Authorize").first.click()
+        await page.get_by_label("auth-bearer-value").fill(API_KEY)
+        await page.get_by_label("Apply credentials").click()
+        await page.get_by_role("button", name="Close").last.click()
+        operation = page.locator("#operations-Providers-listProviders")
+        await operation.locator(".opblock-summary-control").click()
+        await operation.get_by_text("JavaScript", exact=True).wait_for()
+        await operation.get_by_role("button", name="Try it out").click()
+        await operation.get_by_role("button", name="Execute").click()
+        await operation.locator(".live-responses-table .response-col_status").get_by_text("200").wait_for()
+        await page.get_by_role("link", name="Back to the dashboard").click()
+        await page.wait_for_url(f"{api.url}/**")
 
 
 async def test_every_operation_is_described_has_a_name_of_its_own_and_says_what_is_in_its_path(api: Caller) -> None:
@@ -317,7 +365,7 @@ class Page(HTMLParser):
                 self.links.append(value or "")
             elif key == "style" or key.startswith("on"):
                 self.inline.append(f"{tag} {key}")
-        if tag in ("script", "style"):
+        if tag == "style" or (tag == "script" and not (dict(attrs).get("src") or "").startswith("/static/")):
             self.inline.append(tag)
 
     def handle_data(self, data: str) -> None:
@@ -338,7 +386,8 @@ async def test_the_page_shows_every_operation_schema_event_and_error(api: Caller
     assert page.inline == []  # the policy would refuse it
     assert Counter(page.ids).most_common(1)[0][1] == 1
     assert {link.removeprefix("#") for link in page.links if link.startswith("#")} <= set(page.ids)
-    assert {link for link in page.links if not link.startswith("#")} == {
+    assert {link for link in page.links if not link.startswith(("#", "/static/"))} == {
+        "/",
         "/docs.css",
         "/openapi.json",
         "https://www.standardwebhooks.com/",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
+import orjson
 from pydantic import TypeAdapter
 
 from relay import __version__
 from relay.model.event import ALERTS, AlertData, EventData, EventType
 from relay.web import ops
 from relay.web.api.answers import ProblemOut
+from relay.web.api.openapi.samples import samples
 from relay.web.api.openapi.spec import HEADERS, LIMITED, MODELS, SOMETIMES, JsonObject, headers_of, json_of, ref
 from relay.web.api.operations import Operation
 from relay.web.api.routes import OPERATIONS
@@ -87,12 +90,34 @@ def _webhook(kind: EventType, description: str) -> JsonObject:
     return {"post": operation}
 
 
-def _paths() -> JsonObject:
+def _paths(public_url: str) -> JsonObject:
     paths: defaultdict[str, JsonObject] = defaultdict(dict)
     operations: list[Operation[Any]] = [*OPERATIONS, *ops.operations.all]
     for operation in operations:
-        paths[operation.path][operation.method.lower()] = operation.documentation
+        paths[operation.path][operation.method.lower()] = _with_samples(operation, public_url)
     return dict(paths)
+
+
+def _with_samples(operation: Operation[Any], public_url: str) -> JsonObject:
+    """Return what the document says of an operation, and how it is called."""
+    documented = operation.documentation
+    path = operation.path
+    for parameter in documented.get("parameters", ()):
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", parameter["schema"]["examples"][0])
+    body = None
+    if "requestBody" in documented:
+        (content,) = documented["requestBody"]["content"].values()
+        body = _examples().get(content["schema"].get("$ref", "").rpartition("/")[2])
+    called = samples(operation.method, public_url + path, body, public=documented.get("security") == [])
+    return documented | {"x-codeSamples": called}
+
+
+@functools.cache
+def _examples() -> JsonObject:
+    """Return an example for each model that has one."""
+    examples: JsonObject = orjson.loads(Path(__file__).with_name("examples.json").read_bytes())
+    return examples
 
 
 @functools.cache
@@ -100,7 +125,9 @@ def _schemas() -> JsonObject:
     """Return the schemas of all models that the document refers to."""
     adapters = [(model.__name__, mode, TypeAdapter(model)) for model, mode in MODELS.items()]
     _, shared = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")
-    return dict(shared["$defs"])
+    examples = _examples()
+    schemas = shared["$defs"].items()
+    return {name: schema | ({"examples": [examples[name]]} if name in examples else {}) for name, schema in schemas}
 
 
 def document(public_url: str) -> JsonObject:
@@ -121,7 +148,7 @@ def document(public_url: str) -> JsonObject:
         "servers": [{"url": public_url}],
         "security": [{"apiKey": []}],
         "tags": [{"name": name} for name in ("Watches", "Deliveries", "Targets", "Providers", "Health", "Events")],
-        "paths": _paths(),
+        "paths": _paths(public_url),
         "webhooks": {kind.value: _webhook(kind, text) for kind, text in _TOLD.items()},
         "components": {
             "schemas": _schemas(),

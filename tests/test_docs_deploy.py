@@ -34,6 +34,8 @@ from tests.support.processes import CONFIG
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/deploy.md").read_text("utf-8")
+FILES = {file.name: file.read_text("utf-8") for file in (ROOT / "config/deploy").iterdir()}
+SAID = "\n".join((PAGE, *FILES.values()))
 COMMANDS = parse_procfile((ROOT / "Procfile").read_text("utf-8")).processes
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 BASH = [text for language, text in BLOCKS if language == "bash"]
@@ -59,7 +61,7 @@ def ini(text: str) -> configparser.ConfigParser:
 
 
 def test_every_snippet_is_of_a_kind_that_is_tested() -> None:
-    assert {language for language, _ in BLOCKS} == {"bash", "yaml", "toml", "json", "ini", "dockerfile", "sql"}
+    assert {language for language, _ in BLOCKS} == {"bash", "yaml", "ini", "sql"}
 
 
 @pytest.mark.parametrize("text", BASH, ids=range(len(BASH)))
@@ -70,7 +72,7 @@ def test_shell_snippets_are_shell(text: str) -> None:
 def test_every_command_is_one_of_ours() -> None:
     ours = {command.name for command in cli.registered_commands} | {group.name for group in cli.registered_groups}
     named = re.findall(r"\brelay ([a-z-]+)", " ".join(re.findall(r"`(relay [^`]+)`", PAGE)))
-    named += re.findall(r"(?:python -m|bin/)relay ([a-z-]+)|python\", \"-m\", \"relay\", \"([a-z-]+)\"", PAGE)
+    named += re.findall(r"(?:python -m|bin/)relay ([a-z-]+)|python\", \"-m\", \"relay\", \"([a-z-]+)\"", SAID)
     words = {word for one in named for word in ([one] if isinstance(one, str) else one) if word}
     assert {"serve", "worker", "web", "migrate", "check", "apps", "config", "secrets"} <= words
     assert words <= ours
@@ -80,7 +82,7 @@ def test_every_variable_is_one_of_ours() -> None:
     providers = [file.stem for file in (ROOT / "config/providers").glob("*.toml")]
     ours = {field.alias for field in Settings.model_fields.values()} | {"RELAY_URL", "WEB_CONCURRENCY"}
     ours |= {variable(name, what) for name in providers for what in ("BASE_URL", "API_KEY")}
-    text = PAGE.replace("DATABASE_CONNECTION_POOL_URL", "").replace("${{Postgres.DATABASE_URL}}", "")
+    text = SAID.replace("DATABASE_CONNECTION_POOL_URL", "").replace("${{Postgres.DATABASE_URL}}", "")
     named = set(re.findall(r"\b((?:RELAY|UNIFIED_VIDEO|DATABASE|LOG|SLACK)_[A-Z_]+|PORT|DYNO)\b", text))
     assert {name.removesuffix("_FILE") for name in named} <= ours
 
@@ -95,7 +97,7 @@ def test_every_route_is_one_of_ours() -> None:
 
 
 def test_render() -> None:
-    read = yaml.safe_load(block("yaml", "databases:"))
+    read = yaml.safe_load(FILES["render.yaml"])
     web, worker = read["services"]
     assert (web["type"], worker["type"]) == ("web", "worker")
     assert (web["startCommand"], web["preDeployCommand"]) == (COMMANDS["web"], COMMANDS["release"])
@@ -109,7 +111,7 @@ def test_render() -> None:
 
 
 def test_fly() -> None:
-    read = tomllib.loads(block("toml", "[http_service]"))
+    read = tomllib.loads(FILES["fly.toml"])
     assert read["processes"] == {"web": COMMANDS["web"], "worker": COMMANDS["worker"]}
     assert read["deploy"]["release_command"] == COMMANDS["release"]
     assert read["kill_timeout"] >= 30
@@ -119,16 +121,30 @@ def test_fly() -> None:
 
 
 def test_railway() -> None:
-    read = json.loads(block("json", "railway"))["deploy"]
+    read = json.loads(FILES["railway.json"])["deploy"]
     assert (read["startCommand"], read["preDeployCommand"]) == (COMMANDS["web"], [COMMANDS["release"]])
     assert read["drainingSeconds"] == 30, "a number: Railway takes no text here"
 
 
 def test_systemd() -> None:
-    service = ini(block("ini", "[Service]"))["Service"]
+    service = ini(FILES["relay.service"])["Service"]
     program, command = service["ExecStart"].split()
     assert (Path(program).name, command) == ("relay", "serve")
     assert int(service["TimeoutStopSec"]) >= 30
+
+
+def test_compose() -> None:
+    services = yaml.safe_load(FILES["compose.yaml"])["services"]
+    commands = {name: " ".join(service["command"]) for name, service in services.items() if name != "database"}
+    assert commands == {"migrate": COMMANDS["release"], "web": COMMANDS["web"], "worker": COMMANDS["worker"]}
+    for name in commands:
+        assert services[name]["stop_grace_period"] == "30s"
+        assert (ROOT / "config/deploy" / services[name]["build"]["context"]).resolve() == ROOT
+        assert (ROOT / services[name]["build"]["dockerfile"]).is_file()
+
+
+def test_the_page_leads_to_every_file() -> None:
+    assert all(f"(../config/deploy/{name})" in PAGE for name in FILES)
 
 
 def test_pgbouncer() -> None:
@@ -153,7 +169,7 @@ def test_the_statements_make_a_role_and_a_database_that_do(postgres: str, tmp_pa
 
 
 def test_dockerfile() -> None:
-    lines = block("dockerfile", "FROM").splitlines()
+    lines = FILES["Dockerfile"].splitlines()
     copied = [line.split()[1] for line in lines if line.startswith("COPY")]
     assert all((ROOT / name).exists() for name in copied)
     (command,) = (line.removeprefix("CMD ") for line in lines if line.startswith("CMD"))

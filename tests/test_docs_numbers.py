@@ -97,7 +97,10 @@ RELOAD = re.search(r"every (\d+)s", (ROOT / "relay/web/templates/page.html").rea
 
 Value = float | tuple[float, ...]
 FROM_THE_CODE: dict[str, dict[str, Value]] = {
-    "README.md": {"Prefer: wait={}": watch_changes.MAX_WAIT},
+    "README.md": {
+        "Prefer: wait={}": watch_changes.MAX_WAIT,
+        "gets its event for {}, under": sum(SCHEDULE) // 3600 * 3600,
+    },
     "config/relay.toml": {"requests per second of one API key; {} times that": rate_limit.BURST},
     "docs/add-a-provider.md": {
         "letters, digits and hyphens, {} at most": highest(name_of_length),

@@ -16,12 +16,19 @@
     },
   });
 
+  // Swagger UI brings the page's main part; what stays of ours stands below it.
+  const ours = document.querySelector('main');
+  const rest = document.createElement('section');
+  rest.ariaLabel = 'Events, schemas and errors';
+  rest.append(...ours.childNodes);
+  ours.replaceWith(rest);
+
   SwaggerUIBundle({
     spec: api,
     dom_id: '#try',
-    deepLinking: true,
+    deepLinking: false, // its links would stand inside of buttons
     docExpansion: 'list',
-    defaultModelsExpandDepth: 0,
+    defaultModelsExpandDepth: -1, // the schemas stand below
     displayRequestDuration: true,
     validatorUrl: null,
     plugins: [samples],

@@ -10,6 +10,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ from tests.web.callers import Caller
 
 pytestmark = pytest.mark.anyio
 
+AXE = Path(__file__).parents[2] / "vendor/axe-4.14.1.min.js"
 Json = dict[str, Any]
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -140,6 +142,13 @@ async def test_an_operation_can_be_tried_on_the_page(api: Caller) -> None:
         await operation.locator(".live-responses-table .response-col_status").get_by_text("200").wait_for()
         await page.get_by_role("link", name="Back to the dashboard").click()
         await page.wait_for_url(f"{api.url}/**")
+    # axe is put into the page, which its policy would refuse.
+    async with browsing(bypass_csp=True, viewport={"width": 360, "height": 800}) as page:
+        await page.goto(f"{api.url}/docs")
+        await page.locator(".opblock").first.wait_for()
+        await page.add_script_tag(content=AXE.read_text("utf-8"))
+        found = (await page.evaluate("axe.run()"))["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
 
 
 async def test_every_operation_is_described_has_a_name_of_its_own_and_says_what_is_in_its_path(api: Caller) -> None:

@@ -178,13 +178,12 @@ def check(
     definition, wrong = checked(file)
     if as_json:
         print_json({"file": str(file), "name": file.stem, "mistakes": wrong})
-    elif definition is None:
-        for mistake in wrong[:-1]:
-            print(f"relay: {file}: {mistake}", file=sys.stderr)
     if definition is None:
         if as_json:
             raise typer.Exit(1)
-        raise ConfigError(f"{file}: {wrong[-1]}")
+        for mistake in wrong[1:]:
+            console.print(f"{file}: {mistake}", soft_wrap=True)
+        raise ConfigError(f"{file}: {wrong[0]}")
     if as_json:
         return
     words = definition.statuses

@@ -107,4 +107,5 @@ async def test_an_open_inbox_shows_what_arrives(shell: Shell) -> None:
         await until(lambda: page.get_by_text('"task_id": "mine"').is_visible())
         await page.wait_for_timeout(1500)  # it has looked again, and what is open stays open
         assert await page.get_by_text('"task_id": "mine"').is_visible()
+        await page.close()  # an open one would complain of the end
         assert await dev.stop() == 0

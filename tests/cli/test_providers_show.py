@@ -122,3 +122,15 @@ def test_what_is_asked_beside_the_task_itself() -> None:
     assert facts("together-queue")["id"] == "{model_path}/{request_id}"
     assert "for the result" in show("fal-queue")
     assert "POST /mj/task/list-by-condition" in show("midjourney-proxy")
+
+
+def test_check_tells_every_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text('colour = 1\n[request]\npath = 7\n[read]\nstatus = "s"\n[statuses]\ncompleted = []\n')
+    result = CliRunner().invoke(cli, ["providers", "check", str(file)])
+    told = f"{result.output}{result.exception}"
+    for mistake in ("request.path: must be a text (line 3)", "statuses.completed: must name", "colour: is no key"):
+        assert told.count(f"{file}: {mistake}") == 1
+    as_json = CliRunner().invoke(cli, ["providers", "check", str(file), "--json"])
+    assert as_json.exit_code == 1
+    assert len(json.loads(as_json.output)["mistakes"]) == 3

@@ -108,7 +108,9 @@ def _with_samples(operation: Operation[Any], public_url: str) -> JsonObject:
     body = None
     if "requestBody" in documented:
         (content,) = documented["requestBody"]["content"].values()
-        body = _examples().get(content["schema"].get("$ref", "").rpartition("/")[2])
+        schema = content["schema"]
+        first = next(iter(schema.get("oneOf", [schema])))
+        body = _examples().get(first.get("$ref", "").rpartition("/")[2])
     called = samples(operation.method, public_url + path, body, public=documented.get("security") == [])
     return documented | {"x-codeSamples": called}
 

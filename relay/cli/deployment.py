@@ -93,7 +93,7 @@ def _in_words(settings: Settings, variable: str, value: Any, **origin: str) -> t
 def _from_a_file(settings: Settings, variable: str) -> tuple[str, str] | None:
     """Return what holds for a variable that is not set because another file than relay.toml has it, and that file."""
     from relay.providers.definition import load_definition
-    from relay.providers.definition import variable as provider_variable
+    from relay.providers.variables import variable as provider_variable
     from relay.wiring import key_file_of
 
     if variable == "RELAY_SECRET_KEY" and settings.embedded and (file := key_file_of(settings)).exists():

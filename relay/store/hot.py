@@ -66,8 +66,29 @@ class Statement:
         return made
 
 
+class _Arrays:
+    """A statement of PostgreSQL over many rows, which are given as an array for each column."""
+
+    def __init__(self, before: str, columns: Sequence[sa.Column[Any]], after: str = "") -> None:
+        types = [sa.ARRAY(column.type).compile(dialect=_POSTGRESQL) for column in columns]
+        given = f"unnest({', '.join(f'%s::{type_}' for type_ in types)})"
+        self._text = f"{before}{given} AS given({', '.join(column.name for column in columns)}){after}"
+        self._columns = columns
+
+    def run(self, tx: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        execute(tx, self._text, [[row[column.name] for row in rows] for column in self._columns])
+
+
+ROWS = (50, 10, 1)
+"""Rows that one INSERT of SQLite has.
+
+Where the table has triggers, SQLite prepares to undo each statement, which takes longer than to insert a row. More rows
+than these win nothing, and a statement may have 999 values.
+"""
+
+
 class Insert:
-    """Inserts rows into a table: with one statement on PostgreSQL, whose triggers then fire once.
+    """Inserts rows into a table: with one statement on PostgreSQL, whose triggers then fire once; with few on SQLite.
 
     Args:
         table: the table.
@@ -76,13 +97,24 @@ class Insert:
 
     def __init__(self, table: sa.Table, columns: Sequence[str]) -> None:
         self._columns = [table.c[name] for name in columns]
-        names = ", ".join(columns)
-        self._each = f"INSERT INTO {table.name} ({names}) VALUES ({', '.join(f':{name}' for name in columns)})"
-        self._all = f"INSERT INTO {table.name} ({names}) SELECT * FROM {_given(self._columns)}"
+        start = f"INSERT INTO {table.name} ({', '.join(columns)})"
+        row = f"({', '.join('?' for _ in columns)})"
+        self._some = {rows: f"{start} VALUES {', '.join([row] * rows)}" for rows in ROWS}
+        self._all = _Arrays(f"{start} SELECT * FROM ", self._columns)
 
     def run(self, tx: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows, if there are any. It raises what `Statement.rows` does."""
-        _run_many(tx, self._each, self._all, self._columns, rows)
+        if not rows:
+            return
+        if tx.dialect.name == "postgresql":
+            self._all.run(tx, rows)
+            return
+        done = 0
+        for count, text in self._some.items():
+            while len(rows) - done >= count:
+                some = rows[done : done + count]
+                execute(tx, text, [row[column.name] for row in some for column in self._columns])
+                done += count
 
 
 class Update:
@@ -107,11 +139,16 @@ class Update:
         self._each = f"UPDATE {table.name} SET {', '.join(sets)} WHERE {found}"
         sets = [f"{name} = given.{name}" for name in columns] + nulls
         found = " AND ".join(f"{table.name}.{name} = given.{name}" for name in where)
-        self._all = f"UPDATE {table.name} SET {', '.join(sets)} FROM {_given(self._columns)} WHERE {found}"
+        self._all = _Arrays(f"UPDATE {table.name} SET {', '.join(sets)} FROM ", self._columns, f" WHERE {found}")
 
     def run(self, tx: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Update rows by the values of their columns, if there are any. It raises what `Statement.rows` does."""
-        _run_many(tx, self._each, self._all, self._columns, rows)
+        if not rows:
+            return
+        if tx.dialect.name == "postgresql":
+            self._all.run(tx, rows)
+        else:
+            execute(tx, self._each, rows, many=True)
 
 
 class among(sa.ColumnElement[bool]):
@@ -124,7 +161,7 @@ class among(sa.ColumnElement[bool]):
 
     def __init__(self, column: sa.Column[Any], name: str) -> None:
         self.column = column
-        self.given = sa.bindparam(name, type_=postgresql.ARRAY(column.type))
+        self.given = sa.bindparam(name, type_=sa.ARRAY(column.type))
 
 
 @compiles(among, "postgresql")
@@ -139,24 +176,6 @@ def _among_on_sqlite(element: among, compiler: SQLCompiler, **options: Any) -> s
         f"{compiler.process(element.column, **options)} IN "
         f"(SELECT value FROM json_each({compiler.process(values, **options)}))"
     )
-
-
-def _given(columns: Sequence[sa.Column[Any]]) -> str:
-    """Return the rows that are given to one statement on PostgreSQL: an array for each column."""
-    types = [postgresql.ARRAY(column.type).compile(dialect=_POSTGRESQL) for column in columns]
-    arrays = ", ".join(f"%s::{type_}" for type_ in types)
-    return f"unnest({arrays}) AS given({', '.join(column.name for column in columns)})"
-
-
-def _run_many(
-    tx: sa.Connection, each: str, together: str, columns: Sequence[sa.Column[Any]], rows: Sequence[Mapping[str, Any]]
-) -> None:
-    if not rows:
-        return
-    if tx.dialect.name == "postgresql":
-        execute(tx, together, [[row[column.name] for row in rows] for column in columns])
-    else:
-        execute(tx, each, rows, many=True)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from relay.model.times import Millis
 from relay.model.trouble import Trouble, dead_subject, unwell_subject
 from relay.store import attempts, slack_messages, target_health, troubles
 from relay.store.due import DueRows
-from relay.store.hot import Statement, Update, among
+from relay.store.hot import Statement, Update, among, together
 from relay.store.notifications import announce_changes
 from relay.store.schema import ailments, deliveries, events, targets
 
@@ -168,11 +168,12 @@ def record(tx: sa.Connection, tried: Sequence[Tried]) -> None:
         if leases.get(result.claim.id) == result.claim.lease:
             held.setdefault(result.claim.id, result)
     kept = _pending_where_well(tx, list(held.values()))
-    _save(tx, kept)
     attempted = [(result.claim, result.attempt) for result in kept if result.attempt]
+    with together(tx):
+        _save(tx, kept)
+        announce_changes(tx, sorted({claim.watch_id for claim, _ in attempted}))
     if attempted:
         attempts.add(tx, [(claim.id, attempt) for claim, attempt in attempted])
-        announce_changes(tx, sorted({claim.watch_id for claim, _ in attempted}))
         _show(tx, kept)
     for result in kept:
         if result.settled_at is not None:

@@ -17,7 +17,7 @@ from relay.model.event import Event
 from relay.model.ids import derived_id, new_id
 from relay.model.times import Millis
 from relay.store.due import Allotment
-from relay.store.hot import Insert, Statement, among
+from relay.store.hot import Insert, Statement, among, together
 from relay.store.notifications import DELIVER, announce
 from relay.store.outbox import BATCH, END, DeliveryClaim
 from relay.store.schema import AnyRow, ailments, apps, deliveries, events, targets, watches
@@ -117,7 +117,6 @@ def tell(tx: sa.Connection, new: Sequence[tuple[str, str, Event]], allotment: Al
         {"watch_id": watch_id, "key": event.key, "type": str(event.type), "at": event.at, "body": event.body}
         for watch_id, _, event in new
     ]
-    _NEW_EVENTS.run(tx, rows)
     of_watch: defaultdict[str, list[_ToTell]] = defaultdict(list)
     found = _TARGETS.rows(tx, {"watches": [watch_id for watch_id, *_ in new]})
     for target in sorted(_ToTell(*row) for row in found):
@@ -135,7 +134,9 @@ def tell(tx: sa.Connection, new: Sequence[tuple[str, str, Event]], allotment: Al
                 left[app_id] -= 1
                 delivery |= {"next_attempt_at": allotment.until, "lease": allotment.lease}
                 claims.append(_claimed(delivery, target, event.body))
-    _send_out(tx, made)
+    with together(tx):
+        _NEW_EVENTS.run(tx, rows)
+        _send_out(tx, made)
     waiting = sum(delivery["state"] == DeliveryState.PENDING for delivery in made) - len(claims)
     return Told(len(made), waiting, claims)
 

@@ -1,12 +1,14 @@
-"""How the interpreter shares its time among the threads of a process, and how often it looks for garbage.
+"""How the interpreter shares its time among the threads of a process, looks for garbage, and imports.
 
 The event loop is busy in a busy process, and each transaction runs in a thread beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
+from collections.abc import Iterator
 
 TURN = 0.001
 """Seconds for which a thread may keep the interpreter from another that wants it.
@@ -21,6 +23,19 @@ YOUNG = 10_000
 Each claim, query and answer is some, and nearly none of them is garbage that only the collector finds. With Python's
 700, looking was a tenth of the work.
 """
+
+
+@contextlib.contextmanager
+def without(package: str) -> Iterator[None]:
+    """Hide a package that is installed from a library that would use it, while that is imported."""
+    hidden = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]  # as the documentation of `import` says
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if hidden is not None:
+            sys.modules[package] = hidden
 
 
 def tune() -> None:

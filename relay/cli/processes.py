@@ -14,6 +14,9 @@ def _run(*roles: str) -> None:
     # What is imported lives as long as the process. The collector would look through all of it again and again, which
     # is a fifth of the start; frozen, it is not looked at later either.
     gc.disable()
+    with interpreter.without("rich"):
+        import structlog  # noqa: F401  # it would import half of rich for tracebacks that relay does not write
+
     settings = settings_of_environment()
     if settings.half_an_app:
         raise ConfigError("RELAY_API_KEY and RELAY_SIGNING_SECRET make one app: set both or neither")

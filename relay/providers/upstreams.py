@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from relay.errors import Invalid
 from relay.model.reading import Kind, Reading
@@ -42,8 +42,7 @@ NO_READING = Reading(Kind.NOT_ANSWERED)
 """What a query is to its lane until it has been read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """What one query came to.
 
     Attributes:

@@ -40,8 +40,13 @@ CONNECT: dict[str, int | str | None] = {
 }
 
 
-def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
-    """Return an engine with one connection to a SQLite file, whose transactions start with `begin`."""
+def _sqlite(url: sa.URL, begin: str, cache: int) -> sa.Engine:
+    """Return an engine with one connection to a SQLite file.
+
+    Args:
+        begin: starts its transactions.
+        cache: how many MB of pages it keeps. The system keeps the file, too, so more would only take memory.
+    """
     engine = sa.create_engine(
         url.set(drivername="sqlite+pysqlite"),
         poolclass=QueuePool,
@@ -50,7 +55,7 @@ def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
         hide_parameters=True,  # the text of an error is logged
         connect_args={"check_same_thread": False, "timeout": 10.0},
     )
-    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "connect", partial(_set_up_sqlite, cache))
     sa.event.listen(engine, "begin", lambda tx: tx.exec_driver_sql(begin))
     return engine
 
@@ -83,7 +88,7 @@ def _postgresql(url: sa.URL, pool: int) -> sa.Engine:
     return engine
 
 
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
+def _set_up_sqlite(cache: int, connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     # FULL: what was answered with 2xx survives a power cut. INCREMENTAL: the file can give back pruned pages.
     # secure_delete: what was deleted, or replaced, is overwritten. It costs nothing that can be measured.
@@ -95,7 +100,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
         "secure_delete=ON",
-        "cache_size=-65536",
+        f"cache_size=-{cache * 1024}",
         "wal_autocheckpoint=4000",
     ):
         connection.execute(f"PRAGMA {pragma}")
@@ -120,9 +125,9 @@ class Database:
         if self.embedded:
             sqlite_file.prepare(Path(str(parsed.database)))
             # IMMEDIATE, because with the driver's own BEGIN two writers can both read, and then overwrite each other.
-            self.engine = _sqlite(parsed, "BEGIN IMMEDIATE")
+            self.engine = _sqlite(parsed, "BEGIN IMMEDIATE", cache=16)
             # SQLite has one writer at a time and reads beside it: a long list must not delay the polls.
-            self._read_engine = _sqlite(parsed, "BEGIN")
+            self._read_engine = _sqlite(parsed, "BEGIN", cache=4)
             self._threads = ThreadPoolExecutor(1, thread_name_prefix="database")
             self._read_threads = ThreadPoolExecutor(1, thread_name_prefix="reader")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -112,8 +112,7 @@ def next_due(tx: sa.Connection, without: Collection[str] = ()) -> Millis | None:
     return _rows.next(tx, without)
 
 
-@dataclass(frozen=True, slots=True)
-class Polled:
+class Polled(NamedTuple):
     """The result of a claim.
 
     Attributes:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.errors import FieldError, Invalid, MalformedRequest, Overloaded, TooLarge, TooSlow, UnsupportedMediaType
+from relay.outbound.deadline import Deadline
 from relay.outbound.shares import OWNER, Shares
 
 M = TypeVar("M", bound=BaseModel)
@@ -137,7 +138,7 @@ async def read_body(request: Request, limit: int) -> bytearray:
         memory = Memory(request.app.state.bodies)
         memory.grow(int(declared) if declared.isdigit() else 0, limit)
         try:
-            async with asyncio.timeout(BODY_DEADLINE):
+            with Deadline(BODY_DEADLINE):
                 more = True
                 while more and len(body) <= limit:
                     message = await request.receive()

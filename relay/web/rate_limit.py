@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -112,16 +112,20 @@ class _Line:
     size: int = 0
 
 
-@contextlib.contextmanager
-def counted(held: Counter[str], app_id: str) -> Iterator[None]:
-    """Count one more of an app while inside."""
-    held[app_id] += 1
-    try:
-        yield
-    finally:
-        held[app_id] -= 1
-        if not held[app_id]:
-            del held[app_id]
+class counted:
+    """Counts one more of an app while inside. (Each request is counted: a generator would cost thrice.)"""
+
+    def __init__(self, held: Counter[str], app_id: str) -> None:
+        self._held = held
+        self._app_id = app_id
+
+    def __enter__(self) -> None:
+        self._held[self._app_id] += 1
+
+    def __exit__(self, *_error: object) -> None:
+        self._held[self._app_id] -= 1
+        if not self._held[self._app_id]:
+            del self._held[self._app_id]
 
 
 class RequestsAtOnce:
@@ -133,9 +137,8 @@ class RequestsAtOnce:
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()
 
-    @contextlib.contextmanager
-    def one(self, app_id: str) -> Iterator[None]:
-        """Count one more while inside.
+    def one(self, app_id: str) -> counted:
+        """Return a context that counts one more while inside.
 
         Raises:
             TooManyRequests: the app has as many as it may have.
@@ -143,8 +146,7 @@ class RequestsAtOnce:
         most = max(1, parts(limit()).incoming * 3 // 4)
         if self._held[app_id] >= most:
             raise TooManyRequests(f"an app may have {most} requests at once at this process", retry_after=1)
-        with counted(self._held, app_id):
-            yield
+        return counted(self._held, app_id)
 
 
 class HeavyRequests:

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import unquote
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from relay.actions import WatchRequest
@@ -81,12 +82,19 @@ class Request(BaseModel):
 def _metadata(value: dict[str, Any]) -> str:
     """Return metadata as compact JSON, whole numbers of any size kept as they are."""
     try:
-        text = _ENCODER.encode(value)
+        text = orjson.dumps(value)
+    except orjson.JSONEncodeError:  # a number of more than 64 bits
+        text = _encoded(value)
+    if len(text) > MAX_METADATA:
+        raise ValueError(f"must be at most {MAX_METADATA} bytes as JSON, not {len(text)}")
+    return text.decode()
+
+
+def _encoded(value: dict[str, Any]) -> bytes:
+    try:
+        return _ENCODER.encode(value).encode()
     except (ValueError, RecursionError):
         raise ValueError("must be plain JSON") from None
-    if (size := len(text.encode())) > MAX_METADATA:
-        raise ValueError(f"must be at most {MAX_METADATA} bytes as JSON, not {size}")
-    return text
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -6,7 +6,6 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from zlib import crc32
 
@@ -127,7 +126,7 @@ class Poller(ClaimLoop[polling.PollClaim]):
         watch = transition(claim.watch, query.reading, self._clock(), provider.definition.caution)
         cadence = self._cadence or provider.definition.cadence
         polled = await self._polled(claim, watch, query.asked_at, query.reading, cadence)
-        return replace(polled, miss=_miss(watch, query)) if watch.misses else polled
+        return polled._replace(miss=_miss(watch, query)) if watch.misses else polled
 
     def _upstream_key(self, claim: polling.PollClaim) -> str | None:
         if claim.upstream_key is None:

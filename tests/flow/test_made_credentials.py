@@ -39,7 +39,8 @@ async def test_one_token_serves_all_polls_and_a_watch_may_bring_a_key_of_its_own
             await until_true(lambda: len(api.queries) >= 100)
             assert len(api.asked) == 1
             await relay.register("own", hook, provider="airbyte-job", upstream_key=OWN)
-            await until_true(lambda: len(api.asked) == 2)
+            await until_true(lambda: len(set(api.tokens)) == 2)
+            assert len(api.asked) == 2
             api.valid.clear()  # all are revoked
             before = len(api.queries)
             await until_true(lambda: len(api.queries) >= before + 100)

@@ -15,14 +15,15 @@ from relay.errors import ConfigError
 
 def new(
     name: Annotated[str, typer.Argument(help="Of the provider: small letters, digits and hyphens.")],
-    answer: Annotated[list[Path], typer.Option(metavar="FILE", help="A recorded answer, JSON. Repeatable.")],
+    answer: Annotated[list[Path], typer.Option(metavar="FILE...", help="Recorded answers, JSON. Repeatable.")],
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a provider file from recorded answers, and say what is left to fill in.
 
     One answer for each status is best: on the way, completed, failed.
 
-    Example: relay providers new my-video --answer running.json --answer done.json --answer failed.json
+    Example: relay providers new my-video --answer running.json done.json failed.json
     """
     from relay.providers.definition import load_definition
     from relay.providers.document import Answer
@@ -37,7 +38,7 @@ def new(
     file = folder / f"{name}.toml"
     if file.exists():
         raise ConfigError(f"{file} is there already: choose another name, or remove it")
-    bodies = {str(source): _recorded(source) for source in answer}
+    bodies = {str(source): _recorded(source) for source in (*answer, *(more or ()))}
     drafted = draft(
         name, [_parsed(source, body) for source, body in bodies.items()], known_words(folder.glob("*.toml"))
     )

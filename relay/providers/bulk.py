@@ -5,9 +5,9 @@ What each task is said to be is read by the rules of the file, as if it were the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import orjson
@@ -26,6 +26,20 @@ MAX_QUERY = 6000
 
 MISSING = Problem(code="missing", message="an answer about several tasks left this one out")
 """Why a poll told nothing about a task that others were asked about with. It is asked about alone the next time."""
+
+
+class SharedReading(NamedTuple):
+    """What one query about several tasks came to.
+
+    Attributes:
+        of_tasks: what it says of each task, by its id, as far as it says something.
+        otherwise: what it is for each of the others: a poll that told nothing.
+        refused: the upstream has no list for several tasks.
+    """
+
+    of_tasks: Mapping[str, Reading]
+    otherwise: Reading
+    refused: bool = False
 
 
 class Bulk(Table):

@@ -18,7 +18,7 @@ from relay.model.times import Millis
 from relay.outbound.descriptors import NoRoom
 from relay.outbound.prepared import Exchanger
 from relay.outbound.transport import failure_class
-from relay.providers.bulk import MISSING, unshared
+from relay.providers.bulk import MISSING, SharedReading, unshared
 from relay.providers.credentials import flaw_of
 from relay.providers.definition import SANDBOX, Definition
 from relay.providers.document import Answer
@@ -35,18 +35,6 @@ _DOTS = re.compile(r"/\.\.?(?:/|$)")
 """Parts of a path that servers take for directions, also where they are percent-encoded."""
 
 
-class SharedReading(NamedTuple):
-    """What one query about several tasks came to.
-
-    Attributes:
-        of_tasks: what it says of each task, by its id, as far as it says something.
-        otherwise: what it is for each of the others: a poll that told nothing.
-        refused: the upstream has no list for several tasks.
-    """
-
-    of_tasks: Mapping[str, Reading]
-    otherwise: Reading
-    refused: bool = False
 
 
 class Provider:

@@ -16,9 +16,10 @@ from relay.outbound.callers import Caller, CallKind
 from relay.outbound.descriptors import NoRoom
 from relay.outbound.lanes import Lanes
 from relay.outbound.shares import on_behalf_of
+from relay.providers.bulk import SharedReading
 from relay.providers.document import Answer
 from relay.providers.files import ProviderFiles
-from relay.providers.provider import Provider, SharedReading
+from relay.providers.provider import Provider
 from relay.providers.shared_queries import Asker, SharedQueries
 from relay.providers.troubles import Heard, UpstreamTroubles
 

@@ -16,6 +16,7 @@ from relay.model.reading import Reading, Result
 from relay.providers.answer_paths import ResultPaths
 from relay.providers.document import Answer, document_of
 from relay.providers.envelope import places_of
+from relay.providers.fields import MAX_LINK
 from relay.providers.paths import Path, Table, as_path
 from relay.providers.placeholders import filled_url, names_in
 from relay.providers.results import links_of, result_of, stands_inside
@@ -117,6 +118,7 @@ class FollowUp:
     @staticmethod
     def _text(path: Path, places: Any, what: str) -> str:
         value = path.first(places)
-        if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if not 0 < len(text) <= MAX_LINK:
             raise NoFollowUp(f"the answer holds no text for {what}")
-        return str(value).strip()
+        return text

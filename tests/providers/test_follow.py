@@ -125,6 +125,7 @@ async def test_the_address_of_the_result_is_followed_at_the_upstream_only() -> N
                 (upstream.url("/o", scheme="https"), None),
                 ("file:///etc/passwd", None),
                 ("http://[", None),
+                (upstream.url("/" + "x" * 20_000), None),
                 ("", None),
             ]:
                 upstream.heard.clear()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -33,8 +32,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 _DOTS = re.compile(r"/\.\.?(?:/|$)")
 """Parts of a path that servers take for directions, also where they are percent-encoded."""
-
-
 
 
 class Provider:

@@ -61,7 +61,12 @@ def ini(text: str) -> configparser.ConfigParser:
 
 
 def test_every_snippet_is_of_a_kind_that_is_tested() -> None:
-    assert {language for language, _ in BLOCKS} == {"bash", "yaml", "ini", "sql"}
+    assert {language for language, _ in BLOCKS} == {"bash", "yaml", "ini", "sql", "json"}
+
+
+@pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "json"])
+def test_json_snippets_are_json(text: str) -> None:
+    json.loads(text)
 
 
 @pytest.mark.parametrize("text", BASH, ids=range(len(BASH)))

@@ -15,15 +15,18 @@ from relay.errors import ConfigError
 
 def new(
     name: Annotated[str, typer.Argument(help="Of the provider: small letters, digits and hyphens.")],
-    answer: Annotated[list[Path], typer.Option(metavar="FILE...", help="Recorded answers, JSON. Repeatable.")],
-    more: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
+    answer: Annotated[list[Path], typer.Option(metavar="FILE", help="Recorded answers, JSON. Repeatable.")],
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True, help="More of them.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a provider file from recorded answers, and say what is left to fill in.
+    """Write a provider file from recorded answers.
 
-    One answer for each status is best: on the way, completed, failed.
+    It says what it guessed and what is left to fill in. One answer for each status is best: on the way, completed,
+    failed.
 
     Example: relay providers new my-video --answer running.json done.json failed.json
+
+    Reads RELAY_CONFIG.
     """
     from relay.providers.definition import load_definition
     from relay.providers.document import Answer

@@ -41,7 +41,6 @@ _WORDS = {
     "too_short": "must name at least one",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must begin with '/' and be printable ASCII without blanks",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
@@ -61,7 +60,7 @@ def mistakes(errors: Iterable[ErrorDetails], model: type[BaseModel], files: Sequ
     lines = dict[Place, str]()
     for error in errors:
         place = tuple(str(part) for part in error["loc"] if part not in (*TAGS, *KINDS))
-        words = f"{'.'.join(place)}: {_words(error, model, place)}"
+        words = ": ".join(filter(None, (".".join(place), _words(error, model, place))))
         lines.setdefault(place, f"{words}{_where(place, files)}")
     return list(lines.values())
 
@@ -69,7 +68,8 @@ def mistakes(errors: Iterable[ErrorDetails], model: type[BaseModel], files: Sequ
 def _words(error: ErrorDetails, model: type[BaseModel], place: Place) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        keys = list(_keys(model, place[:-1]))
+        kind_of_table = next((str(part) for part in error["loc"] if part in KINDS), None)
+        keys = list(_keys(model, place[:-1], kind_of_table))
         return f"is no key of {'this table' if place[1:] else 'this file'}; {_nearest(place[-1], keys)}"
     if kind == "literal_error":
         choices = re.findall("'([^']*)'", context["expected"])
@@ -80,6 +80,8 @@ def _words(error: ErrorDetails, model: type[BaseModel], place: Place) -> str:
         return "the file's name must be small letters, digits and hyphens, 63 at most"
     if _WORDS.get(kind) == TABLE and set(_keys(model, place)) & set(TAGS):
         return "must be an expression, or a list of expressions"
+    if kind == "string_pattern_mismatch" and place[-1] == "path":
+        return "must begin with '/' and be printable ASCII without blanks"
     words = _WORDS.get(kind)
     return words.format(**context) if words else error["msg"].removeprefix("Value error, ")
 
@@ -89,15 +91,28 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"there is {', '.join(names)}"
 
 
-def _keys(model: Any, place: Place) -> Iterator[str]:
-    """Yield the keys that a table may have."""
+def _keys(model: Any, place: Place, kind: str | None = None) -> Iterator[str]:
+    """Yield the keys that a table may have; if there are tables of several kinds, one of that kind."""
     if place:
         for key, annotation in _fields(model):
             if key == place[0]:
-                for below in (annotation, *get_args(annotation)):
-                    yield from _keys(below, place[1:])
+                for below in _parts(annotation):
+                    if kind is None or kind in _kinds(below):
+                        yield from _keys(below, place[1:])
     else:
         yield from (key for key, _ in _fields(model) if key not in ("name", "own_address"))
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield a type and all that it is made of, such as the tables of a union."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def _kinds(model: Any) -> tuple[Any, ...]:
+    """Return the values of `kind` that a table may have."""
+    return next((get_args(annotation) for key, annotation in _fields(model) if key == "kind"), ())
 
 
 def _fields(model: Any) -> Iterator[tuple[str, Any]]:

@@ -552,9 +552,9 @@ JWT = 'kind = "jwt"\nkey = "id:secret"\nalgorithm = "HS256"\n'
     ("change", "why"),
     [
         ('kind = "digest"', "auth: Input tag 'digest'"),
-        ('kind = "basic"\nkey = "user"', "auth.key: .* match pattern"),
-        ('kind = "basic"\nlifetime = 4', "auth.lifetime: .* not permitted"),
-        (JWT, "auth.secret: Field required"),
+        ('kind = "basic"\nkey = "user"', "auth.key: .* pattern"),
+        ('kind = "basic"\nlifetime = 4', "auth.lifetime: is no key of this table; there is kind, key"),
+        (JWT, "auth.secret: is missing"),
         (JWT + 'secret = "key"\nlifetime = 60\nclaims = { exp = "{end}" }', "auth: secret: 'key' is no part of 'key'"),
         (JWT + 'secret = "secret"\nlifetime = 60\nclaims = { iss = "{id}" }', "claims: one must be {end}, such as exp"),
         (
@@ -567,7 +567,7 @@ JWT = 'kind = "jwt"\nkey = "id:secret"\nalgorithm = "HS256"\n'
         ),
         ('kind = "oauth"\nkey = "a:b"\ntoken_url = "https://x/"', "needs either 'form' or 'json'"),
         ('kind = "oauth"\nkey = "a:b"\ntoken_url = "https://x/"\nform = { a = "{assertion}" }', "'{assertion}' is no"),
-        ('kind = "sigv4"', "auth.service: Field required"),
+        ('kind = "sigv4"', "auth.service: is missing"),
     ],
 )
 def test_a_mistake_in_the_table_is_told(change: str, why: str, tmp_path: Path) -> None:

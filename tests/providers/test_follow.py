@@ -172,8 +172,8 @@ async def test_each_of_the_two_requests_spends_the_budget(tmp_path: Path) -> Non
         ('path = "/a"\nwith = { b = "b" }\nresult.url = "u"', "{b} does not stand in 'path'"),
         ('path = "/a/{b}"\nwith = { b = "[" }\nresult.url = "u"', "not JMESPath"),
         ('path = "/a"\nresult.width = "w"', "needs 'url', 'text' or 'ref'"),
-        ('path = "a"\nresult.url = "u"', "should match pattern"),
-        ('path = "/a"', "Field required"),
+        ('path = "a"\nresult.url = "u"', "must begin with '/'"),
+        ('path = "/a"', "is missing"),
         ('path = "/a"\nresult.url = "u"\n[request]\ntimeout = 21', "at most 20"),
     ],
 )

@@ -284,8 +284,8 @@ def test_a_request_that_is_no_table(text: str, tmp_path: Path) -> None:
         ({"a": "extends = 5"}, "5.toml: [Errno 2] No such file"),
         ({"a": "x = ="}, "a.toml: Invalid value (at line 1"),
         ({"a": "x = " + "[" * 5000}, "a.toml: is nested too deeply"),
-        ({"A": MINIMAL}, "A.toml: name: String should match"),
-        ({"under_score": MINIMAL}, "under_score.toml: name: String should match"),
+        ({"A": MINIMAL}, "A.toml: name: the file's name must be"),
+        ({"under_score": MINIMAL}, "under_score.toml: name: the file's name must be"),
     ],
 )
 def test_a_file_that_cannot_be_used(files: dict[str, str], why: str, tmp_path: Path) -> None:

@@ -243,14 +243,14 @@ def test_tasks_that_share_queries_come_due_together() -> None:
 @pytest.mark.parametrize(
     ("bulk", "why"),
     [
-        ('each = "a"\nid = "id"', "bulk.path: Field required"),
+        ('each = "a"\nid = "id"', "bulk.path: is missing"),
         ('path = "/a"\neach = "a"\nid = "id"', "needs {task_ids}"),
         ('path = "/a/{task_id}"\njson = { i = "{task_ids}" }\neach = "a"\nid = "id"', "'{task_id}' is no placeholder"),
         ('path = "/a"\nquery = { i = "x-{task_ids}" }\neach = "a"\nid = "id"', "'{task_ids}' is no placeholder"),
         ('path = "/a"\nquery = { i = "{task_ids}" }\njson = { i = "{task_ids}" }\neach = "a"\nid = "id"', "of either"),
         ('path = "/a"\nquery = { i = "{task_ids}" }\njson = { i = 1 }\neach = "a"\nid = "id"', "belongs there"),
         ('path = "/a"\njson = { i = "{task_ids}" }\neach = "["\nid = "id"', "not JMESPath"),
-        ('path = "/a"\njson = { i = "{task_ids}" }\neach = "a"\nid = "id"\nmost = 1', "greater than or equal to 2"),
+        ('path = "/a"\njson = { i = "{task_ids}" }\neach = "a"\nid = "id"\nmost = 1', "must be at least 2"),
         (f'{SHARED}[request]\nid = "{{a}}/{{b}}"\npath = "/{{a}}/{{b}}"', "no place for ids of several parts"),
         (f'{SHARED}[follow]\nurl = "u"\nresult.url = "u"', "the second request in [follow]"),
     ],

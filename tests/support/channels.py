@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from tempfile import mkdtemp
 
 import httpx
 
@@ -26,5 +27,5 @@ def resources(transport: httpx.AsyncBaseTransport | None = None, guard: Guard = 
     """Make the resources of a deployment with these variables. No test that uses them reaches the database."""
     if transport is None:
         transport = TargetTransport(*(Transport(g, timeout=5, max_bytes=100) for g in (guard, guard.plain())))
-    settings, db = load(environ), Database("sqlite:///:memory:")
+    settings, db = load(environ), Database(f"sqlite:///{mkdtemp(prefix='relay-')}/unused.db")
     return Resources(settings, transport, UrlCheck(guard), guard, db, "test", now, noun_of)

@@ -553,7 +553,7 @@ JWT = 'kind = "jwt"\nkey = "id:secret"\nalgorithm = "HS256"\n'
     [
         ('kind = "digest"', "auth: Input tag 'digest'"),
         ('kind = "basic"\nkey = "user"', "auth.key: .* pattern"),
-        ('kind = "basic"\nlifetime = 4', "auth.lifetime: is no key of this table; there is kind, key"),
+        ('kind = "basic"\nlifetime = 4', "auth.lifetime: is no key of this table; there is key, kind"),
         (JWT, "auth.secret: is missing"),
         (JWT + 'secret = "key"\nlifetime = 60\nclaims = { exp = "{end}" }', "auth: secret: 'key' is no part of 'key'"),
         (JWT + 'secret = "secret"\nlifetime = 60\nclaims = { iss = "{id}" }', "claims: one must be {end}, such as exp"),

@@ -88,7 +88,7 @@ def test_the_contracts_commands_are_there() -> None:
         "rotate-secret",
         "disable",
     }
-    assert {words[1] for words in EVERY if words[0] == "providers"} == {"list", "show", "check", "read", "try"}
+    assert {words[1] for words in EVERY if words[0] == "providers"} == {"list", "show", "check", "read", "try", "new"}
     assert {words[1] for words in EVERY if words[0] == "slack"} == {"manifest", "check"}
 
 

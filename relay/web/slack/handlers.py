@@ -29,7 +29,7 @@ from relay.channels.base import DEADLINE
 from relay.channels.slack.api import SlackAnswer, attempted
 from relay.channels.slack.face import AGAIN, STOP
 from relay.channels.urls import split_url
-from relay.errors import BadSignature, MalformedRequest, NotFound, RelayError
+from relay.errors import BadSignature, Invalid, MalformedRequest, NotFound, RelayError
 from relay.model.delivery import DeliveryState
 from relay.model.watch import State
 from relay.outbound.deadline import Deadline
@@ -180,6 +180,8 @@ class SlackRequests:
         """Run a command; return the reply."""
         db = self._context.db
         base_url = self._context.settings.base_url
+        if "\0" in command.subject:  # PostgreSQL has no way to look for it
+            raise Invalid.at("/task_id", "an id cannot hold the character NUL")
         match command.verb:
             case "list":
                 watching = watches.WatchFilter(state=State.WATCHING)

@@ -160,7 +160,7 @@ async def test_a_provider_may_stand_before_the_id(house: House, name: str) -> No
 
 
 async def test_what_is_wrong_is_told_without_pointers(house: House) -> None:
-    for command in ("watch " + "x" * 600, "watch sandbox a\0b"):
+    for command in ("watch " + "x" * 600, "watch sandbox a\0b", "status a\0b", "status wch_\0"):
         assert "/task_id" not in await house.says(command)
 
 

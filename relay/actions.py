@@ -131,7 +131,7 @@ class Actions:
         """
         if refusal := await self._refusal(app_id, request, Slices()):
             raise refusal
-        registration = self._registration(app_id, request, traceparent)
+        registration = self.registration(app_id, request, traceparent)
         (judgement,) = await self._single.put([registration])
         if isinstance(judgement, RelayError):
             raise judgement
@@ -155,7 +155,7 @@ class Actions:
         good = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
 
         def seal() -> list[Registration]:
-            return [self._registration(app_id, request, traceparent) for request in good]
+            return [self.registration(app_id, request, traceparent) for request in good]
 
         committed = iter(await self._batches.put(await asyncio.to_thread(seal)) if good else ())
         judgements = [next(committed) if refusal is None else refusal for refusal in refusals]
@@ -166,8 +166,8 @@ class Actions:
     async def _refusal(self, app_id: str, request: WatchRequest, slices: Slices) -> RelayError | None:
         """Return why this deployment cannot fulfil a request, or does not allow it; None if it can and does."""
         try:
-            await self._check_provider(app_id, request)
-            self._expires_in(request)
+            await self.check_provider(app_id, request)
+            self.expires_in(request)
             for index, target in enumerate(request.targets):
                 await slices.turn()
                 await self.targets.check(target, f"/targets/{index}", None if request.permitted else app_id)
@@ -175,10 +175,10 @@ class Actions:
             return error
         return None
 
-    def _registration(self, app_id: str, request: WatchRequest, traceparent: str | None) -> Registration:
+    def registration(self, app_id: str, request: WatchRequest, traceparent: str | None) -> Registration:
         """Return a request, which is judged, as it is stored: with its secrets sealed."""
         provider = self._provider(request.provider)
-        expires_in = self._expires_in(request)
+        expires_in = self.expires_in(request)
         targets = tuple(self.targets.seal(app_id, target) for target in request.targets)
         now = self.clock()
         cadence = self.settings.poll_interval or provider.definition.cadence
@@ -197,7 +197,7 @@ class Actions:
     def _provider(self, name: str | None) -> Provider:
         return self.upstreams.usable(self.settings.provider if name is None else name)
 
-    async def _check_provider(self, app_id: str, request: WatchRequest) -> None:
+    async def check_provider(self, app_id: str, request: WatchRequest) -> None:
         """Refuse a watch whose id lacks a part, or without a key that will do. One that is there may have its own."""
         provider = self._provider(request.provider)
         if problem := provider.id_problem(request.task_id):
@@ -207,7 +207,7 @@ class Actions:
         elif not await self.db.read(registrations.has_key, app_id, provider.name, request.task_id):
             raise Invalid.at("/provider", f"{provider.key_remedy}, or give the watch its own 'upstream_key'")
 
-    def _expires_in(self, request: WatchRequest) -> float:
+    def expires_in(self, request: WatchRequest) -> float:
         longest = int(self.settings.max_expires_in)
         if request.expires_in is None:
             usual = self._provider(request.provider).definition.cadence.expires_in
@@ -229,19 +229,19 @@ class Actions:
         outcomes = await self.db.run(registrations.register, together, now, quota)
         new = {target.id: target for registration in together for target in registration.targets}
         judgements = [self._judgement(outcome, new) for outcome in outcomes]
-        self._registered(together, judgements, now)
+        self.registered(together, judgements, now)
         in_order = iter(judgements)
         return [[next(in_order) for _ in group] for group in groups]
 
-    def _registered(self, together: Sequence[Registration], judgements: Sequence[Judgement], now: Millis) -> None:
+    def registered(self, new: Sequence[Registration], came: Sequence[Judgement | Registered], now: Millis) -> None:
         """Wake the loops that have something to do now, and announce what has changed."""
-        self.wake.polls((min(registration.first_poll_at for registration in together) - now) / 1000)
-        good = [judgement for judgement in judgements if isinstance(judgement, RegisteredWatch)]
-        if not all(judgement.created for judgement in good):  # a watch that was there may have ended, and tells it now
+        self.wake.polls((min(registration.first_poll_at for registration in new) - now) / 1000)
+        good = [outcome for outcome in came if not isinstance(outcome, RelayError)]
+        if not all(outcome.created for outcome in good):  # a watch that was there may have ended, and tells it now
             self.wake.deliveries()
-        if any(target.living for registration in together for target in registration.targets):
+        if any(target.living for registration in new for target in registration.targets):
             self.wake.edits()
-        self.feed.announce([judgement.watch.row.id for judgement in good])
+        self.feed.announce([outcome.watch.row.id for outcome in good])
 
     def _judgement(self, outcome: Registered | RelayError, new: Mapping[str, NewTarget]) -> Judgement:
         """Return an outcome with its targets as the app sees them. Of new ones, nothing is opened to show them."""

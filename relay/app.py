@@ -33,6 +33,7 @@ from relay.store import migrate, notifications
 from relay.store.change_feed import ChangeFeed
 from relay.store.clock_reset import rebase
 from relay.store.notifications import DELIVER, EDIT, ERASE, POLL, Wake
+from relay.submissions.submitting import Submissions
 from relay.telemetry import metrics
 from relay.telemetry.tracing import open_tracing
 from relay.web.context import Context
@@ -97,7 +98,7 @@ class Relay:
         self.db = open_database(settings)
         self.vault = open_vault(settings)
         self.ways = open_ways(settings)
-        providers = load_providers(settings, self.ways.upstreams, environ)
+        providers = load_providers(settings, self.ways.upstreams, environ, self.ways.creates)
         migrate.ensure(self.db)
         name = secrets.token_hex(4)
         self.clock = SharedClock(self.db, name)
@@ -136,11 +137,13 @@ class Relay:
         self.upkeep = Upkeep(self.db, now, settings.retention, under_way)
         self.troubles = TroubleNotes(process, self.upstreams.troubles, settings.retention)
         self._stop_by: float | None = None
+        self._beats = False
         targets = Targets(self.channels, self.vault)
         declare_alerts(self.db, self.vault, settings, targets, now())
         actions = Actions(
             settings, self.db, self.vault, self.upstreams, targets, sender, lanes, self.wake, self.feed, now
         )
+        self.submissions = Submissions(actions, name, now)
         self.context = Context(
             settings,
             self.db,
@@ -154,6 +157,7 @@ class Relay:
             measure=self.upkeep.measure,
             tracing=self.tracing,
             slack=self.slack,
+            submissions=self.submissions,
         )
 
     async def unwell(self) -> list[str]:
@@ -184,7 +188,7 @@ class Relay:
             jobs[ERASE] = (self._by_the_clock(self.eraser.tick), INTERVAL)
         if self.clock.right:
             await self.db.persist(rebase, self.clock.now())
-        await self.heartbeat.start()
+        await self._beat()
         for name, (tick, interval) in jobs.items():
             self.scheduler.add(name, tick, interval)
         self.scheduler.start()
@@ -194,13 +198,24 @@ class Relay:
             await self.halt()
             try:
                 async with asyncio.timeout_at(self._stop_by):
-                    await self.poller.drain()
-                    await self.dispatcher.drain()
-                    await self.editor.drain()
-                    await self.eraser.drain()
+                    for loop in (self.poller, self.dispatcher, self.editor, self.eraser):
+                        await loop.drain()
             except TimeoutError:
                 log.warning("grace time over; what is in flight is given back")
             await self._give_back()
+            await self._leave()
+
+    async def _beat(self) -> None:
+        """Show from now on that this process lives. What dead ones of this host had begun is settled first."""
+        if not self._beats:
+            self._beats = True
+            await self.heartbeat.start()
+
+    async def _leave(self) -> None:
+        """Finish the create calls under way, and say that this process goes."""
+        await self.submissions.drain()
+        if self._beats:
+            self._beats = False
             with contextlib.suppress(StoreUnavailable):
                 await self.heartbeat.leave()
 
@@ -217,10 +232,12 @@ class Relay:
         """Listen to what other processes announce, and watch the clock, while inside; at the end, end every stream."""
         clock = watch_clock(self.clock, self.scheduler.rearm, self._righted, metrics.LOOP_LAG.set)
         tasks = [asyncio.create_task(self._listen()), asyncio.create_task(clock)]
+        await self._beat()
         try:
             yield
         finally:
-            self.feed.close()
+            await self.halt()
+            await self._leave()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -235,10 +252,9 @@ class Relay:
         self.feed.close()
         if self._stop_by is None:
             self._stop_by = asyncio.get_running_loop().time() + self.settings.grace
-            self.poller.halt()
-            self.dispatcher.halt()
-            self.editor.halt()
-            self.eraser.halt()
+            self.submissions.halt(self._stop_by)
+            for loop in (self.poller, self.dispatcher, self.editor, self.eraser):
+                loop.halt()
             await self.scheduler.stop()
 
     async def _righted(self) -> None:
@@ -325,6 +341,7 @@ async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> No
             await stop.wait()
             log.info("stopping")
             await relay.halt()
+            await relay.submissions.drain()  # while callers can still be answered
     finally:
         await relay.aclose()
         # A platform may send SIGTERM again and again; the last steps must not be cut short by it.

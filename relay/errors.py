@@ -6,7 +6,7 @@ upstream or a receiver fails, that is no error in this sense: relay expects it, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -23,6 +23,7 @@ class RelayError(Exception):
 
     status = 500
     code = "internal_error"
+    headers: Mapping[str, str] = {}
 
     def __init__(
         self, detail: str = "", *, errors: Sequence[FieldError] = (), retry_after: float | None = None
@@ -72,12 +73,28 @@ class Forbidden(RelayError):
     code = "forbidden"
 
 
+class SubmitNotAllowed(RelayError):
+    """This app may not send create calls with the deployment's key."""
+
+    status = 403
+
+    code = "submit_not_allowed"
+
+
 class NotFound(RelayError):
     """There is no such resource, or it belongs to another app."""
 
     status = 404
 
     code = "not_found"
+
+
+class NotDeclared(RelayError):
+    """No file of a provider declares such a call."""
+
+    status = 404
+
+    code = "not_declared"
 
 
 class MethodNotAllowed(RelayError):
@@ -94,6 +111,50 @@ class Conflict(RelayError):
     status = 409
 
     code = "conflict"
+
+
+class IdempotencyInProgress(RelayError):
+    """The first request with this Idempotency-Key is under way."""
+
+    status = 409
+
+    code = "idempotency_in_progress"
+
+
+NO_RETRY = {"x-should-retry": "false"}
+"""Tells SDKs of OpenAI's make that the request must not be repeated by itself."""
+
+
+class AnswerErased(RelayError):
+    """The answer to this Idempotency-Key was erased with its watch; the key stays taken."""
+
+    status = 409
+
+    code = "answer_erased"
+
+    headers = NO_RETRY
+
+
+class SubmissionUnknown(RelayError):
+    """Nobody knows whether the upstream took this create call, so it is not sent again."""
+
+    status = 409
+
+    code = "submission_unknown"
+
+    headers = NO_RETRY
+
+
+class SubmissionUnanswered(SubmissionUnknown):
+    """Nobody knows whether the upstream took this create call: its answer was lost or could not be read."""
+
+    status = 502
+
+
+class SubmissionTimedOut(SubmissionUnknown):
+    """Nobody knows whether the upstream took this create call: it did not answer in time."""
+
+    status = 504
 
 
 class TooSlow(RelayError):
@@ -165,6 +226,14 @@ class Invalid(RelayError):
         return cls(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
 
 
+class IdempotencyMismatch(RelayError):
+    """This Idempotency-Key was sent with another request."""
+
+    status = 422
+
+    code = "idempotency_mismatch"
+
+
 class StoreUnavailable(RelayError):
     """The database does not answer."""
 
@@ -195,6 +264,16 @@ class UpstreamUnavailable(RelayError):
     status = 502
 
     code = "upstream_unavailable"
+
+
+class UpstreamRedirected(RelayError):
+    """The upstream answered a create call with a redirect, which relay does not follow."""
+
+    status = 502
+
+    code = "upstream_redirected"
+
+    headers = NO_RETRY
 
 
 class SchemaBehind(ConfigError):

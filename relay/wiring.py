@@ -101,16 +101,18 @@ class Ways:
         upstreams: asks upstreams, with a bulkhead of its own.
         encrypted: calls receivers.
         plain: calls receivers without TLS; its guard permits fewer addresses.
+        creates: sends create calls to upstreams, which may take minutes, beside all polls.
     """
 
     guard: Guard
     upstreams: Transport
     encrypted: Transport
     plain: Transport
+    creates: Transport
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for transport in (self.upstreams, self.encrypted, self.plain):
+        for transport in (self.upstreams, self.encrypted, self.plain, self.creates):
             await transport.aclose()
 
 
@@ -120,11 +122,13 @@ def open_ways(settings: Settings) -> Ways:
     divided = parts(limit())
     receivers = Bulkhead("receiver", divided.lookups, divided.receivers)
     upstreams = Bulkhead("upstream", min(UPSTREAM_LOOKUPS, divided.lookups), divided.upstreams)
+    creates = Bulkhead("create", min(UPSTREAM_LOOKUPS, divided.lookups), divided.creates)
     return Ways(
         guard,
         _transport(settings, guard, upstreams),
         _transport(settings, guard, receivers),
         _transport(settings, guard.plain(), receivers),
+        _transport(settings, guard, creates),
     )
 
 
@@ -134,16 +138,22 @@ def _transport(settings: Settings, guard: Guard, bulkhead: Bulkhead) -> Transpor
     return Transport(dialled, timeout=30.0, max_bytes=MAX_ANSWER, proxy=proxy, bulkhead=bulkhead)
 
 
-def load_providers(settings: Settings, exchanger: Exchanger, environ: Mapping[str, str]) -> ProviderFiles:
+def load_providers(
+    settings: Settings, exchanger: Exchanger, environ: Mapping[str, str], creates: Exchanger | None = None
+) -> ProviderFiles:
     """Return the declared upstreams by name. Those that are certainly used are parsed now, others when first used.
 
     Certainly used are the default provider, the sandbox, and those for which the environment has an address or a key.
+
+    Args:
+        exchanger: sends queries.
+        creates: sends create calls; None for the same way.
 
     Raises:
         ConfigError: one that is certainly used is wrong, or RELAY_PROVIDER or RELAY_PROVIDERS names one that there is
             not.
     """
-    providers = declared_providers(settings, exchanger, environ)
+    providers = declared_providers(settings, exchanger, environ, creates)
     nobody_chose_it = bool(settings.providers) and settings.sources.get("provider") == "default"
     if settings.provider not in list(providers) and not nobody_chose_it:
         hint = nearest(settings.provider, providers)
@@ -180,7 +190,9 @@ def _usable(provider: Provider | None) -> bool:
     return provider is not None and provider.configured and not provider.lacks_key(None)
 
 
-def declared_providers(settings: Settings, exchanger: Exchanger, environ: Mapping[str, str]) -> ProviderFiles:
+def declared_providers(
+    settings: Settings, exchanger: Exchanger, environ: Mapping[str, str], creates: Exchanger | None = None
+) -> ProviderFiles:
     """Return the declared upstreams by name, none of them parsed yet.
 
     Raises:
@@ -205,7 +217,7 @@ def declared_providers(settings: Settings, exchanger: Exchanger, environ: Mappin
         key = from_environment(name, environ) or ("sandbox" if is_sandbox else None)
         if key and (flaw := flaw_of(definition.auth, key)):
             raise ConfigError(f"{name}: the API key {flaw}")
-        return Provider(definition, key, _sandbox() if is_sandbox else exchanger)
+        return Provider(definition, key, _sandbox()) if is_sandbox else Provider(definition, key, exchanger, creates)
 
     return ProviderFiles(files, make)
 

@@ -52,6 +52,7 @@ from relay.providers.definition import (
 from relay.providers.follow import Follow
 from relay.providers.paths import Path as JmesPath
 from relay.providers.provider import Provider
+from relay.providers.submit import Submit
 from relay.security import signing
 from tests.support.channels import resources
 from tests.support.deployment import API_KEY, SECRET, deployment, environment
@@ -301,6 +302,7 @@ MODELS: dict[str, Any] = {
     "auth.jwt": Jwt,
     "auth.oauth": OAuth,
     "auth.sigv4": SigV4,
+    "[submit]": Submit,
     "read": Read,
     "read.envelope": Envelope,
     "read.result": ResultPaths,
@@ -359,7 +361,7 @@ def test_every_definition_of_the_page_loads(block: str, tmp_path: Path) -> None:
 
 def test_every_table_is_described() -> None:
     top = {name for name in Definition.model_fields if name not in ("name", "own_address", "title", "noun")}
-    assert top == {table for table in MODELS if "." not in table} | {"auth"}
+    assert top == {table.strip("[]") for table in MODELS if "." not in table} | {"auth"}
     assert "`title`" in PROVIDER_PAGE
     assert "`noun`" in PROVIDER_PAGE
     assert "`extends`" in PROVIDER_PAGE

@@ -228,6 +228,7 @@ NOT_FROM_THE_CODE = {
     "docs/dashboard.md": ["the last 24 hours"],
     "docs/lifecycle.md": ["a progress below 100 %", "a progress of 100 %"],
     "docs/security.md": ["Slack's signature, valid for 5 minutes"],
+    "docs/submit-and-watch.md": ["gives up after 30 s, such as Heroku's"],
     "docs/slack.md": [
         "within the last 5 minutes",
         "0.4 to 0.7 s in the median and 1.6 s at worst",

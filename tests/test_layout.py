@@ -20,6 +20,7 @@ LAYERS = """
     cli
     app
     web worker
+    submissions
     actions wiring
     channels providers
     outbound settings simulators

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay.channels.base import Channel, Resources
+from relay.channels.base import Channel, Resources, Target
 from relay.channels.slack.channel import SlackChannel
 from relay.channels.webhook import WebhookChannel
 
@@ -17,3 +17,7 @@ CHANNELS: tuple[type[Channel[Any]], ...] = (
 def open_channels(resources: Resources) -> dict[str, Channel[Any]]:
     """Make every channel, by the type of its targets."""
     return {channel.name(): channel(resources) for channel in CHANNELS}
+
+
+CALLBACK: type[Target] = WebhookChannel.schema
+"""What a URL stands for that a create call names where the upstream would look for it."""

@@ -66,6 +66,13 @@ class Target(BaseModel):
         type: str
         events: Events
 
+    @classmethod
+    def written(cls, text: str) -> dict[str, Any]:
+        """Return the target that a text stands for, where there is room for no more: its first field has the text."""
+        (name,) = get_args(cls.model_fields["type"].annotation)
+        first = next(field for field in cls.model_fields if field not in ("type", "events"))
+        return {"type": name, first: text}
+
 
 TargetT = TypeVar("TargetT", bound=Target)
 

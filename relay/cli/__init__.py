@@ -11,7 +11,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from relay import __version__
-from relay.cli import apps, deliveries, deployment, development, processes, provider_drafts, providers, slack, watch
+from relay.cli import (
+    apps,
+    deliveries,
+    deployment,
+    development,
+    processes,
+    provider_drafts,
+    providers,
+    slack,
+    submit,
+    watch,
+)
 from relay.cli.common import console, make_streams_writable, null_stream
 from relay.errors import RelayError
 
@@ -43,6 +54,7 @@ cli = _group(
     watches=watch.watches,
     deliveries=deliveries.deliveries,
     retry=deliveries.retry,
+    submit=submit.submit,
     listen=development.listen_,
     sandbox=development.sandbox,
     check=deployment.check,

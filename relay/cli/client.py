@@ -81,6 +81,16 @@ class ApiClient:
         """Register a watch and return it."""
         return await self._request("POST", "/v1/watches", json=body)
 
+    async def submit(self, path: str, body: bytes, headers: list[tuple[str, str]]) -> httpx.Response:
+        """Send a create call, and return the upstream's own answer, or relay's about it."""
+        try:
+            return await self._client.post(path, content=body, headers=headers, timeout=None)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            why = str(error) or type(error).__name__
+            raise ApiUnavailable(
+                f"no answer from {self._url}: {why}; 'GET /v1/submissions' says what was sent"
+            ) from None
+
     async def read(self, watch_id: str) -> dict[str, Any]:
         """Return a watch."""
         return await self._request("GET", f"/v1/watches/{watch_id}")

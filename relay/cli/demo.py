@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -59,6 +60,7 @@ class DemoTask:
         event: the type of event that must arrive.
         slack: the kind of Slack target, if it has one.
         refusals: how often its receiver answers 503 before it takes the event.
+        submitted: it is not registered: relay passes its create call on, and learns its id from the answer.
     """
 
     task_id: str
@@ -66,6 +68,7 @@ class DemoTask:
     event: str
     slack: str | None = None
     refusals: int = 0
+    submitted: bool = False
 
 
 TASKS = (
@@ -74,6 +77,7 @@ TASKS = (
     DemoTask("sandbox:complete-in-9s#fox", "a slow one", "task.completed", slack="channel"),
     DemoTask("sandbox:complete-in-1s#owl", "its receiver is down at first", "task.completed", refusals=2),
     DemoTask("sandbox:rate-limited-until-2s#bee", "the upstream says 429 for a while", "task.completed"),
+    DemoTask("sandbox:complete-in-2s", "made by a call through relay", "task.completed", submitted=True),
 )
 
 
@@ -82,6 +86,7 @@ class Demo:
     """The running parts of the demo, and what has arrived so far.
 
     Attributes:
+        submitted: the ids that the upstream gave to the tasks whose create calls went through relay.
         requests: how many requests each path of the receiver got, refused ones included.
     """
 
@@ -90,13 +95,18 @@ class Demo:
     receiver_url: str
     slack: SimulatedSlack
     api: ApiClient
+    submitted: dict[str, str] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
+
+    def id_of(self, task: DemoTask) -> str:
+        """Return the id of a task at the upstream."""
+        return self.submitted.get(task.task_id, task.task_id)
 
     def missing(self) -> list[str]:
         """Describe what must still arrive."""
         arrived = {(received.task_id, received.event.get("type")) for received in self.received}
-        missing = [f"{task.event} of {task.task_id}" for task in TASKS if (task.task_id, task.event) not in arrived]
+        missing = [f"{task.event} of {task.task_id}" for task in TASKS if (self.id_of(task), task.event) not in arrived]
         messages = self.slack.messages(CHANNEL)
         expected = sum(SLACK_MESSAGES[task.slack] for task in TASKS)
         missing += ["a Slack message"] * (expected - len(messages))
@@ -199,14 +209,24 @@ def _refusal(demo: Demo, request: Request) -> int | None:
 
 async def _register(demo: Demo) -> None:
     for number, task in enumerate(TASKS):
-        targets: list[dict[str, Any]] = [
-            {"type": "webhook", "url": f"{demo.receiver_url}/hooks/{number}?refuse={task.refusals}"}
-        ]
+        hook = f"{demo.receiver_url}/hooks/{number}?refuse={task.refusals}"
+        if task.submitted:
+            await _submit(demo, task, hook)
+            continue
+        targets: list[dict[str, Any]] = [{"type": "webhook", "url": hook}]
         if task.slack == "channel":
             targets.append({"type": "slack", "channel": "#renders"})
         elif task.slack == "webhook":
             targets.append({"type": "slack", "webhook_url": f"{demo.slack.url}/services/{HOOK}"})
         await demo.api.register({"task_id": task.task_id, "targets": targets, "metadata": {"story": task.about}})
+
+
+async def _submit(demo: Demo, task: DemoTask, hook: str) -> None:
+    """Have the upstream make a task by a call through relay, as a program does whose base URL is relay's."""
+    wanted = {"model": "sora-2", "prompt": task.about, "sandbox": task.task_id.removeprefix("sandbox:")}
+    headers = [("Content-Type", "application/json"), ("Relay-Webhook", hook), ("Idempotency-Key", "demo")]
+    answer = await demo.api.submit("/v1/video/create", orjson.dumps(wanted), headers)
+    demo.submitted[task.task_id] = answer.raise_for_status().json()["id"]
 
 
 async def _watch(demo: Demo, console: Console) -> bool:
@@ -254,7 +274,7 @@ class _SlackLog:
 def _watch_table(demo: Demo, watches: dict[str, dict[str, Any]]) -> RenderableType:
     table = Table("task", "upstream says", "progress", "polls", "delivery", box=None, header_style="dim")
     for number, task in enumerate(TASKS):
-        watch = watches[task.task_id]
+        watch = watches[demo.id_of(task)]
         delivery = watch["targets"][0]["delivery"]
         refused = min(demo.requests[f"/hooks/{number}"], task.refusals)
         table.add_row(

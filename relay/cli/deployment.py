@@ -167,10 +167,10 @@ def _mask_user(url: str | None) -> str | None:
 def check(as_json: JsonOption = False) -> None:
     """Verify on the live database that nothing is lost.
 
-    Each end has one event, and each of its targets a delivery. It also finds the processes whose clocks are wrong, and
-    names the watches and deliveries whose last poll or attempt was interrupted by a fault of relay's own. It also names
-    the watches under way whose provider has no file any more, which by itself is no failure: they go on when the file
-    is back.
+    Each end has one event, and each of its targets a delivery. No create call may still be on its way from a process
+    that is gone. It also finds the processes whose clocks are wrong, and names the watches and deliveries whose last
+    poll or attempt was interrupted by a fault of relay's own. It also names the watches under way whose provider has no
+    file any more, which by itself is no failure: they go on when the file is back.
 
     Example: relay check --json
 

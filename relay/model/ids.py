@@ -10,7 +10,7 @@ from typing import Literal
 
 from ulid import ULID
 
-Prefix = Literal["app", "wch", "tgt", "dlv", "evt"]
+Prefix = Literal["app", "wch", "tgt", "dlv", "evt", "sub"]
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = tuple(first + second for first in _DIGITS for second in _DIGITS)

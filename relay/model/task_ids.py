@@ -7,6 +7,13 @@ nothing. With them it would be another task, which no upstream knows.
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
+
+MAX_ID = 512
+"""Characters of a task id."""
+
+MOST_DECODED = 4
+"""Times that an id may be percent-decoded on its way: by proxies, by a framework, by the upstream."""
 
 ZERO_WIDTH = (
     r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
@@ -26,6 +33,35 @@ WRITTEN = rf"^[{BLANK}]*[^{CONTROL}{BLANK}](?:[^{CONTROL}]*[^{CONTROL}{BLANK}])?
 """The pattern of a task id with what may stand around it."""
 
 _BLANK = re.compile(f"[{BLANK}]")
+_CONTROL = re.compile(f"[{CONTROL}]")
+
+
+def checked(text: str) -> str:
+    """Return a task id without the blanks around it.
+
+    Raises:
+        ValueError: it can be no task's id, in words.
+    """
+    if not (task_id := trimmed(text)):
+        raise ValueError("must not be blank")
+    if len(task_id) > MAX_ID:
+        raise ValueError(f"must have at most {MAX_ID} characters")
+    if _CONTROL.search(task_id):
+        raise ValueError("must not contain control characters")
+    if leads_elsewhere(task_id):
+        raise ValueError("must not contain '.' or '..' as a part between slashes or backslashes")
+    return task_id
+
+
+def leads_elsewhere(text: str) -> bool:
+    """Return whether a text leads elsewhere in a path, also where an upstream decodes it or reads a backslash so."""
+    if "." not in text and "%" not in text:
+        return False
+    for _ in range(MOST_DECODED):
+        if any(part in (".", "..") for part in re.split(r"[/\\]", text)):
+            return True
+        text = unquote(text)
+    return False
 
 
 def trimmed(text: str) -> str:

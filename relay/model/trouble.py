@@ -50,6 +50,11 @@ def dead_subject(place: str) -> str:
     return f"deliveries:{place}"
 
 
+def unknown_subject(submission_id: str) -> str:
+    """Return what a submission of which nobody knows what became is called among the subjects of troubles."""
+    return f"submission:{submission_id}"
+
+
 def unwell_subject(place: str) -> str:
     """Return what an unwell place is called among the subjects of troubles."""
     return f"target:{place}"

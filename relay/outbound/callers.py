@@ -15,6 +15,7 @@ class CallKind(StrEnum):
     POLL = "poll"
     LAST = "last"  # the last poll of a watch, past its deadline; or what ends one that has begun
     MIRROR = "mirror"
+    CREATE = "create"
     DELIVER = "deliver"
     TEST = "test"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import defaultdict, deque
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -250,12 +251,15 @@ class Connections:
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def exchange(self, origin: Origin, request: bytes, cap: int, *, reuse: bool) -> RawResponse:
+    async def exchange(
+        self, origin: Origin, request: bytes, cap: int, *, reuse: bool, sending: Callable[[], None] | None = None
+    ) -> RawResponse:
         """Send the request and read the answer; of a body longer than `cap` bytes, one byte more than that.
 
         Args:
             reuse: whether a kept connection will do. The server may close one at any time, so the request is then sent
                 once more, on a fresh connection, if the kept one ends before a byte of the answer.
+            sending: called when a fresh connection stands, and the request goes out.
 
         Raises:
             httpx.TransportError: no status line came; the text never holds the request. If it is `NoRoom`, nothing was
@@ -271,7 +275,10 @@ class Connections:
                     if connection.heard:
                         raise
             self._bulkhead.make_room()
-            return await self._ask(origin, await self._connector.dial(origin, self._new), request, cap)
+            fresh = await self._connector.dial(origin, self._new)
+            if sending is not None:
+                sending()
+            return await self._ask(origin, fresh, request, cap)
         finally:
             self._bulkhead.leave(owner, app)
 

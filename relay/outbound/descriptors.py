@@ -31,6 +31,7 @@ class Parts(NamedTuple):
     Attributes:
         incoming: connections of callers.
         receivers, upstreams, slack: connections to these.
+        creates: connections to upstreams on which create calls go out: they may take minutes.
         lookups: names that are looked up at once for receivers; each takes a descriptor or two.
     """
 
@@ -39,6 +40,7 @@ class Parts(NamedTuple):
     upstreams: int
     slack: int
     lookups: int
+    creates: int
 
 
 def limit() -> int:
@@ -68,6 +70,7 @@ def parts(of: int) -> Parts:
         upstreams=min(max(4, of // 8), 1024),
         slack=min(max(2, of // 32), 128),
         lookups=min(max(2, of // 16), 64),
+        creates=min(max(2, of // 16), 512),
     )
 
 

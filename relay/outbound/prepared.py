@@ -7,7 +7,7 @@ interface: a prepared request is made of one of httpx's, and `OverHttpx` sends i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import httpx
@@ -54,7 +54,7 @@ class PreparedRequest:
         request: what it was made of.
         origin: where messages go.
         passed_on: whether they go to a proxy that passes them on.
-        timeout, max_bytes, reuse, partial: the extensions of the request; None for the transport's own.
+        timeout, max_bytes, reuse, partial, sending: the extensions of the request; None for the transport's own.
 
     Raises:
         httpx.UnsupportedProtocol: the URL leads nowhere that is known here.
@@ -70,6 +70,7 @@ class PreparedRequest:
         self.max_bytes: int | None = request.extensions.get("max_bytes")
         self.reuse: bool = request.extensions.get("reuse", request.method == "GET")
         self.partial: bool = request.extensions.get("partial", False)
+        self.sending: Callable[[], None] | None = request.extensions.get("sending")
         headers = request.headers.raw
         names = {name.lower() for name, _ in headers}
         self._adds_length = request.method != "GET" and b"content-length" not in names
@@ -149,6 +150,8 @@ class OverHttpx:
     ) -> DecodedResponse:
         """Send a message and read the answer."""
         of = prepared.request
+        if prepared.sending is not None:
+            prepared.sending()
         extensions = {**of.extensions, "target": target}
         all_headers = [*of.headers.multi_items(), *headers.items()]
         request = httpx.Request(of.method, of.url, headers=all_headers, content=body or None, extensions=extensions)

@@ -88,7 +88,8 @@ class Transport(httpx.AsyncBaseTransport):
     `target` replaces path and query, as in httpx, which spares a poll the parsing of a URL. `reuse` says that the
     request may be sent twice, so that a kept connection will do: it is sent once more, on a fresh connection, if the
     kept one ends before a byte of the answer. Without it only a GET is. `partial` asks for an answer that breaks off
-    behind its status line as far as it came; without it that is an error.
+    behind its status line as far as it came; without it that is an error. `sending` is called when a fresh connection
+    stands, and the request goes out: before that, nothing was sent.
     Bodies are sent from memory: a request that streams is not supported, nor are HEAD and CONNECT.
     """
 
@@ -138,7 +139,9 @@ class Transport(httpx.AsyncBaseTransport):
         try:
             with Deadline(seconds):
                 wire = self._wire or self._open()
-                received = await wire.exchange(prepared.origin, message, cap, reuse=prepared.reuse)
+                received = await wire.exchange(
+                    prepared.origin, message, cap, reuse=prepared.reuse, sending=prepared.sending
+                )
                 if received.broken is not None and not prepared.partial:
                     raise received.broken
                 if received.status == 407 and prepared.passed_on:  # only a proxy may answer so

@@ -23,6 +23,7 @@ from relay.providers.id_form import IdForm
 from relay.providers.mistakes import mistakes
 from relay.providers.paths import Table
 from relay.providers.placeholders import names_in, unknown_in
+from relay.providers.submit import Submit
 from relay.providers.variables import variable
 from relay.settings.sources import from_environment, toml_of
 from relay.settings.types import MIB, Size, duration, fits_in_a_header
@@ -212,6 +213,7 @@ class Definition(Table):
     noun: str = Field(NOUN, min_length=1, max_length=40)
     request: RequestTable
     auth: Auth | None = None
+    submit: tuple[Submit, ...] = ()
     read: Read
     follow: Follow | None = None
     bulk: Bulk | None = None

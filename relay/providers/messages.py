@@ -106,6 +106,12 @@ class Messages:
         response = await self._exchanger.exchange(which(template), target, content)
         return self._answer(response, template.secret_forms, names)
 
+    async def credential(self, now: Millis) -> Credential | Reading | None:
+        """Return what is made of the deployment's key; why nothing can be; None where the key is sent as it is."""
+        if self._credentials is None or not self._key:
+            return None
+        return await self._credentials.of(self._key, now)
+
     async def _ask_with_credential(
         self,
         credentials: Credentials,

@@ -11,19 +11,21 @@ import httpx
 import orjson
 import structlog
 
-from relay.errors import Invalid
+from relay.errors import ConfigError, Invalid
 from relay.model.reading import TOO_LARGE, Kind, Reading
 from relay.model.times import Millis
 from relay.outbound.descriptors import NoRoom
 from relay.outbound.prepared import Exchanger
 from relay.outbound.transport import failure_class
+from relay.providers.addresses import QueryAddress
 from relay.providers.bulk import MISSING, SharedReading, unshared
-from relay.providers.credentials import flaw_of
+from relay.providers.credentials import Credential, flaw_of
 from relay.providers.definition import SANDBOX, Definition
 from relay.providers.document import Answer
 from relay.providers.follow import FollowUp, NoFollowUp
 from relay.providers.id_form import IdForm
 from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, QUERY, Messages
+from relay.providers.passing import KeyPlaces
 from relay.providers.placeholders import as_text, filled, filled_url
 from relay.providers.reader import Reader, not_answered
 from relay.providers.variables import variable
@@ -41,27 +43,37 @@ class Provider:
         definition: its file.
         key: the deployment's API key for it, if it has one.
         exchanger: sends the queries.
+        creates: sends the create calls, over connections of their own; None where all go the same way.
 
     Attributes:
+        creates: sends the create calls.
+        query_address: tells which task a request of an app asks about.
         base_url_variable: the environment variable that says where to ask.
         key_variable: that with the API key.
+        key_places: where a request of an app carries the key.
+        prefix: the path of its address, before every path of its file.
         host: the host that is asked; empty if its address is not known.
     """
 
-    def __init__(self, definition: Definition, key: str | None, exchanger: Exchanger) -> None:
+    def __init__(
+        self, definition: Definition, key: str | None, exchanger: Exchanger, creates: Exchanger | None = None
+    ) -> None:
         self.name = definition.name
         self.base_url_variable = variable(self.name, "BASE_URL")
         self.key_variable = variable(self.name, "API_KEY")
         self._needs_key = definition.needs_key
         self.definition = definition
         self._key = key
+        self.creates = exchanger if creates is None else creates
+        self.query_address = QueryAddress(definition.request)
+        self.key_places = KeyPlaces.of(definition.request)
         self._reader = Reader(definition.read, definition.statuses, definition.errors)
         base = "http://sandbox" if definition.request.base_url == SANDBOX else definition.request.base_url
         self._base = httpx.URL(base) if base else None
         self.host = self._base.host if self._base else ""
         query = "&".join(f"{quote(name, safe='')}={as_text(value)}" for name, value in definition.request.query.items())
-        self._prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
-        self._target = self._prefix + definition.request.path + (f"?{query}" if query else "")
+        self.prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
+        self._target = self.prefix + definition.request.path + (f"?{query}" if query else "")
         self._id_form = IdForm(definition.request.id)
         follow = definition.follow
         self._follow_up = FollowUp(follow, definition.read.envelope.members, self._base) if follow else None
@@ -71,6 +83,30 @@ class Provider:
     def configured(self) -> bool:
         """Return whether its address is known."""
         return self._base is not None
+
+    @property
+    def address(self) -> httpx.URL:
+        """Return its address.
+
+        Raises:
+            ConfigError: the provider has none.
+        """
+        if self._base is None:
+            raise ConfigError(f"provider '{self.name}' has no address: {self.remedy}")
+        return self._base
+
+    @property
+    def key(self) -> str | None:
+        """Return the deployment's API key, if it has one."""
+        return self._key
+
+    async def credential(self, now: Millis) -> Credential | Reading | None:
+        """Return what is made of the deployment's key; why nothing can be; None where the key is sent as it is.
+
+        Raises:
+            NoRoom: no token was asked for, because relay itself had no connection to spare.
+        """
+        return await self._messages.credential(now)
 
     @property
     def remedy(self) -> str:
@@ -139,7 +175,7 @@ class Provider:
         if bulk is None:
             return SharedReading({}, Reading(Kind.NOT_ANSWERED), refused=True)
         try:
-            target = _target(self._prefix + bulk.target(task_ids))
+            target = _target(self.prefix + bulk.target(task_ids))
             answer = await self._messages.send(key, BULK, target, bulk.body(task_ids), {}, now)
         except NoRoom:
             raise
@@ -193,6 +229,10 @@ class Provider:
         refused = self._reader.read(second, now)
         reading = replace(reading, limited=refused.limited, retry_after=refused.retry_after)
         return self._follow_up.read(reading, second)
+
+    def gives_reason(self, answer: Answer) -> bool:
+        """Return whether an answer gives a reason for a refusal, where the file looks for one."""
+        return self._reader.gives_reason(answer)
 
     def _read(self, answer: Answer, now: Millis) -> Reading:
         """Return what an answer says. If it is too large to keep, the reading has no bytes of it."""

@@ -71,6 +71,11 @@ class Reader:
             reading = replace(reading, aside=document.body, http_status=answer.status, repaired=document.repaired)
         return self._cut(reading, document, answer) if self._read.keep.expressions else reading
 
+    def gives_reason(self, answer: Answer) -> bool:
+        """Return whether an answer gives a reason for a refusal, where the file looks for one."""
+        document = document_of(answer)
+        return document is not None and self._reasons.given(places_of(document.value, self._read.envelope.members))
+
     def _cut(self, reading: Reading, document: Document, answer: Answer) -> Reading:
         """Leave of an answer what the file keeps of it; all of it, where that finds nothing."""
         kept = self._read.keep.first([Place("", (document.value,))])

@@ -38,6 +38,10 @@ class Reasons:
         more = f"with the code '{own}'" if own else more
         return Problem(code=own or code, message=reason or f"{message} {more}".rstrip())
 
+    def given(self, places: Sequence[Place]) -> bool:
+        """Return whether an answer gives a reason, or a code that stands for one."""
+        return bool(self._texts(places)) or any(self._code(find.value) for find in self._paths.code.finds(places))
+
     def says_unknown(self, places: Sequence[Place], plain: str = "", *, by_status: bool = False) -> bool:
         """Return whether an answer says that the task is unknown: by code, in words, or by a declared HTTP status."""
         if self.names(places, self._errors.unknown_task_codes):

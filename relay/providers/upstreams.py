@@ -14,9 +14,11 @@ from relay.model.times import Millis
 from relay.model.watch import NOUN
 from relay.outbound.callers import Caller, CallKind
 from relay.outbound.descriptors import NoRoom
+from relay.outbound.lane import Limit
 from relay.outbound.lanes import Lanes
 from relay.outbound.shares import on_behalf_of
 from relay.providers.bulk import SharedReading
+from relay.providers.creating import CreateOutcome, Sending
 from relay.providers.document import Answer
 from relay.providers.files import ProviderFiles
 from relay.providers.provider import Provider
@@ -32,6 +34,13 @@ MAX_WAITING = 300
 A fast lane has work while the next claims are on their way from the database, and leaves room for the other lanes.
 """
 
+
+MAX_CREATES = 1000
+"""Create calls under way at once in one process, whomever they ask."""
+
+CREATES = Limit(concurrency=200)
+"""What a process sends to one upstream at once with one key, beside its polls. A 429 of the upstream goes back to the
+caller, who knows best when to try again."""
 
 ROOM_RETRY = 1.0
 """Seconds until the next try where relay itself had no connection to spare."""
@@ -74,12 +83,14 @@ class Upstreams(Mapping[str, Provider]):
     Attributes:
         lanes: one for each (host, key).
         troubles: which of them are in trouble.
+        creates: the same for create calls: they neither wait behind polls nor hold them up.
     """
 
     def __init__(self, providers: ProviderFiles, clock: Callable[[], Millis]) -> None:
         self._providers = providers
         self._clock = clock
         self.lanes = Lanes(MAX_UNDER_WAY, MAX_WAITING, between_apps=True)
+        self.creates = Lanes(MAX_CREATES, 0, between_apps=True)
         self._shared: dict[tuple[str, str, str | None], asyncio.Task[Query | Busy]] = {}
         self._together: SharedQueries[Query | Busy] = SharedQueries(self._ask_many)
         self.troubles = UpstreamTroubles()
@@ -236,6 +247,25 @@ class Upstreams(Mapping[str, Provider]):
         own_key = None if key == provider.lane(None)[1] else key
         status = None if query.answer is None else query.answer.status
         self.troubles.heard(Heard(provider, own_key, task_id, query.reading, status, query.asked_at))
+
+    async def create(self, provider: Provider, sending: Sending, key: str | None, app: str) -> CreateOutcome:
+        """Send a create call once. The caller has a place for it: see `enter_create`."""
+        started = time.monotonic()
+        try:
+            with on_behalf_of(provider.host, app):
+                return await sending.send(self._clock())
+        finally:
+            done = time.monotonic()
+            caller = Caller(CallKind.CREATE, app)
+            self.creates.done(provider.lane(key), caller, done - started, done, refused=False, retry_after=None)
+
+    async def enter_create(self, provider: Provider, key: str | None, app: str) -> float:
+        """Take a place for a create call. Return 0, or the seconds after which to try again."""
+        return await self.creates.enter(provider.lane(key), CREATES, Caller(CallKind.CREATE, app))
+
+    def leave_create(self, provider: Provider, key: str | None, app: str) -> None:
+        """Give such a place back without a call."""
+        self.creates.leave(provider.lane(key), Caller(CallKind.CREATE, app), time.monotonic())
 
     async def mirrored_query(self, provider: Provider, task_id: str, key: str | None, app: str) -> Query | Busy:
         """Ask as `query` does, for the mirror, which has a share of the lane and does not wait.

@@ -10,17 +10,21 @@ import sqlalchemy as sa
 from relay.security.vault import Vault, upstream_key_owner
 from relay.store import Database
 from relay.store.schema import AnyRow, apps, targets, watches
+from relay.store.shared_schema import submissions
 
 BATCH = 500
+LARGE_BATCH = 4
+"""Of values that may have many MiB each."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedColumn:
-    """A column of sealed values, and for whom the value of a row is sealed."""
+    """A column of sealed values, and for whom the value of a row is sealed; `batch` rows are read at a time."""
 
     table: sa.Table
     column: sa.Column[bytes]
     owner: Callable[[AnyRow], str]
+    batch: int = BATCH
 
 
 _SEALED = (
@@ -29,6 +33,7 @@ _SEALED = (
     SealedColumn(
         watches, watches.c.upstream_key, lambda row: upstream_key_owner(row.app_id, row.provider, row.task_id)
     ),
+    SealedColumn(submissions, submissions.c.answer, lambda row: str(row.id), LARGE_BATCH),
 )
 
 
@@ -55,7 +60,7 @@ def _reseal_batch(tx: sa.Connection, vault: Vault, sealed: SealedColumn, after: 
     """
     table = sealed.table
     column = sealed.column
-    query = sa.select(table).where(table.c.id > after, column.is_not(None)).order_by(table.c.id).limit(BATCH)
+    query = sa.select(table).where(table.c.id > after, column.is_not(None)).order_by(table.c.id).limit(sealed.batch)
     rows = list(tx.execute(query))
     count = 0
     for row in rows:
@@ -66,4 +71,4 @@ def _reseal_batch(tx: sa.Connection, vault: Vault, sealed: SealedColumn, after: 
         # Leave a value alone that has changed since it was read: it was sealed with the newest key.
         change = sa.update(table).where(table.c.id == row.id, column == old)
         count += tx.execute(change.values({column: new})).rowcount
-    return (rows[-1].id if len(rows) == BATCH else None), count
+    return (rows[-1].id if len(rows) == sealed.batch else None), count

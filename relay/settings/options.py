@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from relay.settings.types import (
     DAY,
+    MIB,
     Channels,
     DatabaseUrl,
     Duration,
@@ -28,6 +29,7 @@ from relay.settings.types import (
     PublicUrl,
     Schedule,
     SigningSecret,
+    Size,
     Token,
     Whole,
     Words,
@@ -68,6 +70,9 @@ class Settings(BaseModel):
     rate_limit: Whole = Field(500, alias="RELAY_RATE_LIMIT", ge=1)
     max_watches: Whole = Field(1_000_000, alias="RELAY_MAX_WATCHES", ge=1)
     max_targets: Whole = Field(2_000_000, alias="RELAY_MAX_TARGETS", ge=1)
+    submit_apps: Words = Field((), alias="RELAY_SUBMIT_APPS")
+    max_submit: Size = Field(32 * MIB, alias="RELAY_MAX_SUBMIT", ge=1024, le=512 * MIB)
+    idempotency_ttl: Duration = Field(DAY, alias="RELAY_IDEMPOTENCY_TTL", ge=1)
     cors_origins: Origins = Field((), alias="RELAY_CORS_ORIGINS")
     slack_bot_token: Token | None = Field(None, alias="SLACK_BOT_TOKEN", repr=False)
     slack_api_url: HttpUrl = Field("https://slack.com/api/", alias="SLACK_API_URL")

@@ -2,14 +2,17 @@
 
 `GET /v1/video/query?id=sandbox:complete-in-5s` answers like the samples in the upstream's documentation. The id says
 how the task behaves (`BEHAVIOURS`). Time counts from the first query of that id, any number of seconds works, and a
-`#suffix` makes an id unique. This module imports nothing from relay, because it takes the place of a foreign API.
+`#suffix` makes an id unique. `POST /v1/video/create` makes a task whose `sandbox` says the same, such as
+`"sandbox": "complete-in-5s"`. This module imports nothing from relay, because it takes the place of a foreign API.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -213,6 +216,8 @@ quota = always(refused(429, "用户额度不足, 剩余额度: 0.000000", "insuf
 error_500 = always(refused(500, "get task failed", code="get_task_failed"))
 redirect = always(Reply("", 302, {"location": "https://sandbox.invalid/login"}))
 
+NO_KEY = refused(401, "未提供令牌 (send Authorization: Bearer and any key)")
+
 BEHAVIOURS: dict[str, tuple[Behaviour, str]] = {
     "complete-in-Ns": (until(pending, completed), "pending with growing progress, then completed"),
     "fail-in-Ns": (until(pending, failed), "pending, then failed"),
@@ -262,14 +267,24 @@ def create_app(clock: Callable[[], float] = time.time, remembered_ids: int = 100
         return BEHAVIOURS[name][0](TaskQuery(id, seconds, first, now, nth))
 
     async def query_task(request: Request) -> Response:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            return _response(refused(401, "未提供令牌 (send Authorization: Bearer and any key)"))
+        if not _has_key(request):
+            return _response(NO_KEY)
         id = request.query_params.get("id", "")
         reply = reply_to(id) if id else refused(400, "id is required", code="invalid_parameter")
         if reply.delay:
             await asyncio.sleep(reply.delay)
         return _response(reply)
+
+    async def create_task(request: Request) -> Response:
+        if not _has_key(request):
+            return _response(NO_KEY)
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            wanted = await request.json()
+            id = f"sandbox:{wanted.get('sandbox', 'complete-in-5s')}#{secrets.token_hex(8)}"
+            if wanted["model"] and wanted["prompt"] and _parse(id)[0] in BEHAVIOURS:
+                return _response(Reply({"id": id, "status": "pending", "status_update_time": int(clock() * 1000)}))
+        message = f"model and prompt are required; sandbox may be one of {', '.join(BEHAVIOURS)}"
+        return _response(refused(400, message, code="invalid_parameter"))
 
     async def about(_: Request) -> Response:
         usage = "GET /v1/video/query?id=sandbox:complete-in-5s%23any-suffix with Authorization: Bearer any-key"
@@ -281,7 +296,12 @@ def create_app(clock: Callable[[], float] = time.time, remembered_ids: int = 100
     routes = [Route("/", about), Route("/v1/video/query", query_task)]
     for route in routes:
         route.methods = {"GET"}  # starlette would answer HEAD as well
+    routes.append(Route("/v1/video/create", create_task, methods=["POST"]))
     return Starlette(routes=routes, exception_handlers={HTTPException: refuse})
+
+
+def _has_key(request: Request) -> bool:
+    return re.fullmatch(r"(?i)bearer +\S.*", request.headers.get("authorization", "")) is not None
 
 
 def _parse(id: str) -> tuple[str, float]:

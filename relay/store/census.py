@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from relay.store import invariants
+from relay.store import invariants, submissions
 from relay.store.database import Database
 from relay.store.schema import deliveries, targets, watches
 
@@ -23,16 +23,19 @@ class Census:
         watches: by (provider, state).
         deliveries: by state.
         violations: rows that violate an invariant.
+        unknown: create calls of which nobody knows what became of them.
     """
 
     watches: Counter[tuple[str, str]] = field(default_factory=Counter)
     deliveries: Counter[str] = field(default_factory=Counter)
     violations: int = 0
+    unknown: int = 0
 
 
 async def take(db: Database, most: int = SLICE) -> Census:
     """Count everything. Rows that change meanwhile are counted as they were, or as they are."""
     census = Census()
+    census.unknown = await db.read(submissions.count_unknown)
     for table in (watches, targets, deliveries):
         after: str | None = ""
         while after is not None:

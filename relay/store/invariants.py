@@ -16,7 +16,7 @@ from relay.model.delivery import DeliveryState
 from relay.model.event import TERMINAL_EVENTS
 from relay.model.reading import INTERNAL
 from relay.model.watch import State
-from relay.store import usage
+from relay.store import submissions, usage
 from relay.store.outbox import END
 from relay.store.schema import ailments, attempts, deliveries, events, targets, watches
 
@@ -34,7 +34,8 @@ class Violation:
 
 def find_violations(tx: sa.Connection) -> list[Violation]:
     """Find the violated invariants. On a sound database there are none."""
-    return _found(tx, _of_watches() | _of_targets() | _of_deliveries() | _of_apps())
+    rows = _of_watches() | _of_targets() | _of_deliveries() | _of_apps()
+    return _found(tx, rows | {"create call still being sent by a process that is gone": submissions.orphans(tx)})
 
 
 def find_faults(tx: sa.Connection) -> list[Violation]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from relay.model.times import Millis
-from relay.store import deaths
+from relay.store import deaths, submissions
 from relay.store.schema import AnyRow, deliveries, erased_messages, messages, watches
 from relay.store.shared_schema import lane_leases, processes
 
@@ -76,6 +76,8 @@ def _clock(tx: sa.Connection, now: Millis) -> sa.ColumnElement[int]:
 def bury(tx: sa.Connection, name: str, now: Millis, *, died: bool = True) -> int:
     """Make everything that a process had claimed due, and forget the process. Its late saves are no-ops.
 
+    Of the create calls that it was sending, nobody knows what became of them.
+
     It comes due at once. Rows over which several processes in a row have died come due one by one: see `store/deaths`.
 
     Args:
@@ -86,6 +88,7 @@ def bury(tx: sa.Connection, name: str, now: Millis, *, died: bool = True) -> int
     """
     tx.execute(sa.delete(processes).where(processes.c.name == name))
     tx.execute(sa.update(lane_leases).where(lane_leases.c.process == name).values(places=0))
+    submissions.abandon(tx, name, now)
     freed = 0
     for table, due in (
         (watches, watches.c.next_poll_at),

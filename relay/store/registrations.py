@@ -54,6 +54,7 @@ class Registration:
     Attributes:
         metadata: as JSON.
         upstream_key: sealed.
+        watch_id: the id that a new watch gets; None for one that is made now.
     """
 
     app_id: str
@@ -65,6 +66,7 @@ class Registration:
     first_poll_at: Millis
     expires_at: Millis
     traceparent: str | None = None
+    watch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ def _add(registration: Registration, known: _Known, changes: _Changes, now: Mill
     watch_id = known.ids.get(key)
     created = watch_id is None
     if watch_id is None:
-        watch_id = new_id("wch")
+        watch_id = registration.watch_id or new_id("wch")
     present = known.fingerprints[watch_id]
     added = {target.fingerprint: target for target in registration.targets if target.fingerprint not in present}
     if len(present) + len(added) > MAX_TARGETS:

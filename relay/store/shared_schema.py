@@ -1,11 +1,11 @@
-"""The tables through which processes agree: who lives, whose turn it is, and what each may take.
+"""The tables through which processes agree: who lives, whose turn it is, what each may take, what each is sending.
 
 Times are milliseconds since the epoch.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text, text
 
 from relay.store.schema import metadata
 
@@ -72,3 +72,44 @@ generations = Table(  # each step of a number ends what was given out before it:
     Column("name", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
 )
+
+submissions = Table(  # what is known of each create call, and the keys that keep it from being sent twice
+    "submissions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("app_id", Text, ForeignKey("apps.id", ondelete="CASCADE"), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("status", Integer),  # of HTTP, where an answer came
+    Column("task_id", Text),
+    Column("watch_id", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("answered_at", BigInteger),
+    Column("process", Text),  # that sends it; null once it is answered
+    Column("key_digest", LargeBinary),  # of the Idempotency-Key, as long as it is taken
+    Column("request_digest", LargeBinary),
+    Column("answer", LargeBinary),  # sealed: what the first caller got
+    Column("key_until", BigInteger),  # when key and answer are forgotten; null while the key stays taken
+)
+
+# A key is one request of one app. Partial indexes: most submissions have neither key nor answer for long.
+for _name, _columns, _where, _unique in (
+    ("uq_submissions_key", ("app_id", "key_digest"), "key_digest IS NOT NULL", True),
+    ("ix_submissions_app", ("app_id", "id"), None, False),
+    ("ix_submissions_app_state", ("app_id", "state", "id"), None, False),
+    ("ix_submissions_process", ("process",), "process IS NOT NULL", False),
+    ("ix_submissions_watch", ("watch_id",), "watch_id IS NOT NULL", False),
+    ("ix_submissions_key_until", ("key_until",), "key_until IS NOT NULL", False),
+    ("ix_submissions_answered", ("answered_at",), "answered_at IS NOT NULL", False),
+    ("ix_submissions_unknown", ("id",), "state = 'unknown'", False),
+):
+    _partial = None if _where is None else text(_where)
+    Index(
+        _name,
+        *(submissions.c[column] for column in _columns),
+        unique=_unique,
+        sqlite_where=_partial,
+        postgresql_where=_partial,
+    )

@@ -52,6 +52,11 @@ def over(tx: sa.Connection, subjects: Collection[str], now: Millis) -> None:
     tx.execute(sa.update(troubles).where(c.subject.in_(subjects), c.over_at.is_(None)).values(over_at=now))
 
 
+def forget(tx: sa.Connection, subjects: Collection[str]) -> None:
+    """Delete the troubles of what is not kept any more, and tell nobody of an end."""
+    tx.execute(sa.delete(troubles).where(troubles.c.subject.in_(subjects)))
+
+
 def standing(tx: sa.Connection, *types: EventType) -> Sequence[AnyRow]:
     """Return the troubles of some types that last, the oldest first."""
     c = troubles.c

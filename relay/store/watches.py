@@ -15,7 +15,7 @@ from relay.errors import NotFound
 from relay.model.delivery import DeliveryState
 from relay.model.times import Millis
 from relay.model.watch import State
-from relay.store import cleanup, slack_erasures, slack_messages
+from relay.store import cleanup, slack_erasures, slack_messages, submissions
 from relay.store.notifications import ERASE, POLL, announce, announce_changes
 from relay.store.outbox import END
 from relay.store.schema import AnyRow, changes, deliveries, messages, targets, watches
@@ -255,6 +255,7 @@ def erase(tx: sa.Connection, app_id: str, watch_id: str, now: Millis) -> None:
         NotFound: the app has no watch of that id.
     """
     require_watch(tx, app_id, watch_id)
+    submissions.erase(tx, app_id, watch_id)
     if posts := slack_messages.posts_of(tx, watch_id):
         slack_erasures.note(tx, posts, now)
         announce(tx, ERASE)

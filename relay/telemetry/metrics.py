@@ -34,6 +34,14 @@ DELIVERY_LAG = Histogram(
     registry=REGISTRY,
     buckets=(*_LAGS, 3600, 86400),
 )
+SUBMISSIONS = Counter(
+    "relay_submissions", "Create calls, by what became of them.", ["provider", "state"], registry=REGISTRY
+)
+SUBMISSIONS_UNKNOWN = Gauge(
+    "relay_submissions_unknown",
+    "Stored create calls of which nobody knows whether the upstream took them.",
+    registry=REGISTRY,
+)
 PUT_OFF = Counter(
     "relay_put_off",
     "Claims given back, because a lane is full or paused, a place is unwell, or it is not their turn.",

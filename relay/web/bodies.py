@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -123,6 +124,21 @@ class Memory:
         self._size += more
 
 
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What the body of a request may take.
+
+    Attributes:
+        size: bytes.
+        deadline: seconds until it has arrived.
+        pause: seconds without a byte of it.
+    """
+
+    size: int
+    deadline: float
+    pause: float
+
+
 async def read_body(request: Request, limit: int) -> bytearray:
     """Return the request body.
 
@@ -132,27 +148,38 @@ async def read_body(request: Request, limit: int) -> bytearray:
         Overloaded: other bodies under way take all the memory that there is for those of this app.
         MalformedRequest: the connection ends before it.
     """
+    limits = BodyLimits(limit, BODY_DEADLINE, BODY_DEADLINE)
+    return await read_within(request, limits, request.app.state.bodies)
+
+
+async def read_within(request: Request, limits: BodyLimits, shares: Shares) -> bytearray:
+    """Return the request body, as `read_body` does.
+
+    Args:
+        shares: the memory for bodies of this kind.
+    """
     declared = request.headers.get("content-length", "")
     body = bytearray()
-    if not declared.isdigit() or int(declared) <= limit:
-        memory = Memory(request.app.state.bodies)
-        memory.grow(int(declared) if declared.isdigit() else 0, limit)
+    if not declared.isdigit() or int(declared) <= limits.size:
+        memory = Memory(shares)
+        memory.grow(int(declared) if declared.isdigit() else 0, limits.size)
         try:
-            with Deadline(BODY_DEADLINE):
+            with Deadline(limits.deadline):
                 more = True
-                while more and len(body) <= limit:
-                    message = await request.receive()
+                while more and len(body) <= limits.size:
+                    async with asyncio.timeout(limits.pause):
+                        message = await request.receive()
                     if message["type"] == "http.disconnect":
                         raise MalformedRequest("the connection ended before the body did")
                     chunk = message.get("body", b"")
-                    memory.grow(len(body) + len(chunk), limit)
+                    memory.grow(len(body) + len(chunk), limits.size)
                     body += chunk
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise TooSlow(f"the body must arrive within {BODY_DEADLINE:.0f} s") from None
-        if len(body) <= limit:
+            raise TooSlow(f"the body must arrive within {limits.deadline:.0f} s, and move meanwhile") from None
+        if len(body) <= limits.size:
             return body
-    raise TooLarge(f"the body may have {limit} bytes")
+    raise TooLarge(f"the body may have {limits.size} bytes")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,12 +20,16 @@ from relay.security.vault import Vault
 from relay.settings.options import Settings
 from relay.store import Database, apps
 from relay.store.change_feed import ChangeFeed
+from relay.submissions.submitting import Submissions
 from relay.telemetry.tracing import Tracing
 from relay.web.rate_limit import HeavyRequests
 from relay.web.sse import OpenStreams
 
 APP_CACHE = 5.0
 """Seconds for which the app of an API key is remembered."""
+
+RELAY_KEY = "relay-key"
+"""The header for an API key of a caller that sends the upstream's credentials in `Authorization`."""
 
 USED_EVERY: Millis = 60_000
 """Milliseconds between two notes of an app's last use."""
@@ -37,6 +41,7 @@ class Context:
 
     Attributes:
         actions: what can be asked of relay.
+        submissions: create calls that pass through relay.
         feed: notifies open pages and streams of what has changed.
         measure: brings the gauges of the metrics up to date.
         slack: how Slack is called.
@@ -57,6 +62,7 @@ class Context:
     measure: Callable[[], Awaitable[None]]
     tracing: Tracing
     slack: SlackApi
+    submissions: Submissions
     streams: OpenStreams = field(init=False, default_factory=OpenStreams)
     batches: HeavyRequests = field(init=False, default_factory=HeavyRequests)
     lists: HeavyRequests = field(init=False, default_factory=HeavyRequests)
@@ -97,6 +103,8 @@ def key_hash_of(request: Request) -> bytes:
     Raises:
         Unauthorized: it carries none.
     """
+    if RELAY_KEY in request.headers:
+        return app_keys.hash_key(request.headers[RELAY_KEY].strip())
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthorized("send your API key as 'Authorization: Bearer rly_…'")

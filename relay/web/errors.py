@@ -45,7 +45,7 @@ def problem(error: RelayError, request_id: str) -> ProblemOut:
 
 def problem_response(error: RelayError, request_id: str) -> Response:
     """Return the answer about an error."""
-    headers = {}
+    headers = dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if error.status == 401:

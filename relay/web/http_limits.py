@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -27,6 +27,9 @@ HEAD_DEADLINE = 10.0
 
 MESSAGE_DEADLINE = 30.0
 """Seconds from there to the end of its body, whether it is read or not: more than a handler waits for one."""
+
+PATIENCE = "relay.patience"
+"""Under this name the scope of a request has a function: a handler that takes large bodies asks for more seconds."""
 
 SEND_DEADLINE = 60.0
 """Seconds in which a client must take what is sent to it."""
@@ -155,6 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError("a request names one host")  # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
         self._in_head = False
         self._move(MESSAGE_DEADLINE)
+        cast(dict[str, Any], self.scope)[PATIENCE] = self._be_patient
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -185,6 +189,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
+
+    def _be_patient(self, seconds: float) -> None:
+        """Give the client so many seconds from now for the rest of its body, if there is more to come."""
+        if self._deadline is not None and not self._in_head:
+            self._stop_deadline()
+            self._start_deadline(seconds)
 
     def _move(self, patience: float | None) -> None:
         """Note that the client has so many seconds from now for what comes next, or that nothing has to come."""

@@ -135,5 +135,6 @@ class Documentation:
 
 
 def _tree(kind: type[RelayError]) -> list[type[RelayError]]:
-    """Return a class of errors and all classes below it."""
-    return [kind, *(below for child in kind.__subclasses__() for below in _tree(child))]
+    """Return a class of errors and all classes below it, but for those that say the same with another status."""
+    below = [one for child in kind.__subclasses__() for one in _tree(child)]
+    return [kind, *below] if "code" in vars(kind) else below

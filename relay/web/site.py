@@ -14,6 +14,8 @@ from relay.web import ops
 from relay.web.api import routes as api
 from relay.web.api.openapi import document
 from relay.web.api.openapi.spec import HEADERS
+from relay.web.api.via import SUBMITS_UNDER_WAY
+from relay.web.api.wishes import WISHES
 from relay.web.bodies import UNDER_WAY
 from relay.web.context import Context
 from relay.web.dashboard import handlers as dashboard
@@ -25,7 +27,9 @@ from relay.web.slack import handlers as slack
 
 def build(context: Context) -> ASGIApp:
     """Return the ASGI application of one deployment."""
-    documentation = ops.Documentation(document.document(context.settings.public_url))
+    default = context.upstreams.get(context.settings.provider)
+    definition = None if default is None else default.definition
+    documentation = ops.Documentation(document.document(context.settings.public_url, definition))
     application = Starlette(
         routes=[
             *api.routes(context),
@@ -41,19 +45,22 @@ def build(context: Context) -> ASGIApp:
     )
     application.state.context = context
     application.state.bodies = Shares(UNDER_WAY)
+    application.state.submits = Shares(SUBMITS_UNDER_WAY * context.settings.max_submit)
     application.router.redirect_slashes = False
     if origins := context.settings.cors_origins:
         application.add_middleware(
             CORSMiddleware,
             allow_origins=list(origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=[
                 "Authorization",
                 "Content-Type",
+                "Idempotency-Key",
                 "If-None-Match",
                 "Last-Event-ID",
                 "Prefer",
                 "X-Request-ID",
+                *WISHES,
             ],
             expose_headers=list(HEADERS),
         )

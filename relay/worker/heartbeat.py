@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from relay.errors import StoreUnavailable
-from relay.store import processes
+from relay.store import processes, submissions
 from relay.store.processes import Member
 from relay.worker.claim_loop import Process
 
@@ -38,6 +38,10 @@ LONG_SILENCE = 120.0
 
 HANGS = 15.0
 """Seconds after which an event loop that has not moved hangs: longer than work holds it, shorter than a lease."""
+
+
+LIVING: set[str] = set()
+"""The names under which this very process beats: a pid like its own belongs to one that has died, but for these."""
 
 
 def here() -> str:
@@ -81,6 +85,7 @@ class Heartbeat:
         """Beat once. If that buries a process, wake the loops: its claims are due."""
         if await asyncio.to_thread(self._beat):
             self._wake()
+        await self._process.db.run(submissions.abandon_orphans, self._process.clock())
 
     async def _move(self) -> None:
         """Show that the event loop moves."""
@@ -112,6 +117,7 @@ class Heartbeat:
 
     def _beat(self) -> bool:
         """Beat, and bury the processes that are dead; return whether there were any."""
+        LIVING.add(self._me.name)
         others = self._process.db.run_here(processes.beat, self._me, self._process.clock())
         now = time.monotonic()
         if self._last > float("-inf") and now - self._last > SILENCE - INTERVAL:
@@ -127,13 +133,15 @@ class Heartbeat:
     def _is_dead(self, other: Member, now: float) -> bool:
         patience = SILENCE
         if other.host == self._me.host:
-            if other.pid == self._me.pid or not _is_running(other.pid):
+            gone = other.pid == self._me.pid or not _is_running(other.pid)
+            if gone and other.name not in LIVING:
                 return True
             patience = LONG_SILENCE
         return other.silent > patience * 1000 and now - self._steady_since > patience
 
     async def leave(self) -> None:
         """Beat no more, give back the claims that this process still has, and forget the process."""
+        LIVING.discard(self._me.name)
         self._stopped.set()
         if self._mover is not None:
             self._mover.cancel()

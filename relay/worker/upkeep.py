@@ -10,7 +10,7 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.model.times import Millis
-from relay.store import Database, census, cleanup, lane_leases, reports, target_health
+from relay.store import Database, census, cleanup, lane_leases, reports, submissions, target_health
 from relay.telemetry import metrics
 
 log = structlog.stdlib.get_logger(__name__)
@@ -68,6 +68,7 @@ class Upkeep:
         if await self._db.run(cleanup.thin_old, before, PRUNE_BATCH):
             return PRUNE_PAUSE
         pruned = await self._db.run(cleanup.prune, before, PRUNE_BATCH)
+        pruned += await self._db.run(submissions.prune, before, self._clock(), PRUNE_BATCH)
         await self._db.run(cleanup.shrink)
         if not self._db.embedded:
             await self._db.run(lane_leases.forget, self._clock())
@@ -103,3 +104,4 @@ class Upkeep:
         for state in ("pending", "held", "delivered", "dead"):
             metrics.DELIVERIES.labels(state).set(found.deliveries[state])
         metrics.VIOLATIONS.set(found.violations)
+        metrics.SUBMISSIONS_UNKNOWN.set(found.unknown)

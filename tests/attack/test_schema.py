@@ -40,6 +40,10 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", 422]
 include-operation-id = "registerWatches"
 checks.negative_data_rejection.expected-statuses = [200, 400, 401, 415, 422]
 [[operations]]
+include-tag = "Submit and watch"
+checks.positive_data_acceptance.enabled = false
+checks.negative_data_rejection.enabled = false
+[[operations]]
 include-operation-id = "queryVideo"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400]
 """

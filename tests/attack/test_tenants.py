@@ -63,6 +63,9 @@ async def prepare(victim: Caller, upstream: Upstream, receiver: Receiver) -> dic
         found = await victim.deliveries(watch_id=ended["id"], state="dead")
         return found if len(found) == 2 else None
 
+    own = {"Relay-Key": victim.key, "Authorization": "Bearer sk-of-the-victim"}
+    await victim.http.post("/v1/video/create", json={}, headers=own)
+    (submission,) = (await victim.http.get("/v1/submissions")).json()["data"]
     dead, gone = sorted(await until(settled), key=lambda one: len(one["attempts"]), reverse=True)
     return {
         "ended": ended["id"],
@@ -71,6 +74,7 @@ async def prepare(victim: Caller, upstream: Upstream, receiver: Receiver) -> dic
         "delivery": dead["id"],
         "gone": gone["id"],
         "event": dead["webhook_id"],
+        "submission": submission["id"],
         "app": victim.app_id,
     }
 
@@ -103,7 +107,7 @@ async def test_no_route_shows_or_changes_another_apps_rows(
                 for query in ("", "?erase=true") if method == "DELETE" else ("",):
                     problem(await attack(method, path, query, id=one), 404)
         for name in ("cursor", "watch_id", "task_id", "state", "provider"):
-            for path in ("/v1/watches", "/v1/deliveries"):
+            for path in ("/v1/watches", "/v1/deliveries", "/v1/submissions"):
                 response = await attack("GET", path, f"?{name}={one}")
                 assert response.status_code == 422 or response.json() == {"data": [], "next_cursor": None}
     for path in ("/v1/watches", "/v1/deliveries"):

@@ -278,7 +278,7 @@ async def _beating(beats: Heartbeat) -> None:
 
 def install(site: Site) -> None:
     """Have `relay.app` build processes of this site: their requests go into the world, and their clock is virtual."""
-    app.open_ways = lambda _settings: Ways(Guard(()), *(Wire(site.world) for _ in range(3)))  # type: ignore[arg-type]
+    app.open_ways = lambda _settings: Ways(Guard(()), *(Wire(site.world) for _ in range(4)))  # type: ignore[arg-type]
     heartbeat.Heartbeat.start = _beating  # type: ignore[method-assign]
     app.Scheduler = lambda: Alarms(site)  # type: ignore[assignment,misc]
     heartbeat.here = lambda: str(HOST.get())

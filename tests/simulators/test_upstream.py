@@ -286,9 +286,10 @@ def test_only_get(sandbox: Sandbox, method: str, path: str) -> None:
 
 
 def test_other_paths_are_refused_in_the_same_shape(sandbox: Sandbox) -> None:
-    answer = call(sandbox.app, "GET", "/v1/video/create", headers=KEY)
-    assert answer.status_code == 404
-    assert set(answer.json()["error"]) == {"message", "type"}
+    for path, status in (("/v1/video/other", 404), ("/v1/video/create", 405)):
+        answer = call(sandbox.app, "GET", path, headers=KEY)
+        assert answer.status_code == status
+        assert set(answer.json()["error"]) == {"message", "type"}
 
 
 def test_front_page_lists_the_behaviours_without_a_key(sandbox: Sandbox) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -41,3 +41,8 @@ class SlackTarget(Target):
         if (self.channel is None) == (self.webhook_url is None):
             raise ValueError("give either 'channel' or 'webhook_url'")
         return self
+
+    @classmethod
+    def written(cls, text: str) -> dict[str, Any]:
+        """Return the target that a text stands for: an incoming webhook where it is a URL."""
+        return {"type": "slack", "webhook_url": text} if "://" in text else super().written(text)

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from relay.channels.targets import TargetOut
 from relay.model.delivery import DeliveryState
 from relay.model.reading import Problem, Result
+from relay.model.submission import SubmissionState
 from relay.model.watch import State
 from relay.web.api.schemas import Time
 
@@ -111,6 +112,27 @@ class DeliveryPage(TypedDict):
     """Deliveries, newest first."""
 
     data: list[DeliveryOut]
+    next_cursor: str | None
+
+
+class SubmissionOut(TypedDict):
+    """A create call that passed through relay, and what became of it."""
+
+    id: str
+    provider: str
+    path: str
+    state: SubmissionState
+    status: int | None
+    task_id: str | None
+    watch_id: str | None
+    created_at: Time
+    answered_at: Time | None
+
+
+class SubmissionPage(TypedDict):
+    """Submissions, newest first."""
+
+    data: list[SubmissionOut]
     next_cursor: str | None
 
 

@@ -23,7 +23,7 @@ from relay.store.polling import LastAnswer
 from relay.web.api.openapi.spec import LIMITED, errors, headers_of, json_of, query
 from relay.web.api.operations import ApiHandler, Operations
 from relay.web.api.schemas import TaskId
-from relay.web.context import Context
+from relay.web.context import RELAY_KEY, Context
 
 operations: Operations[ApiHandler] = Operations("Providers")
 
@@ -72,18 +72,35 @@ PIECE = 64 * 1024
 )
 async def query_video(context: Context, request: Request, app: apps.App) -> Response:
     """Answer as the upstream answers about a task: `GET /v1/video/query?id=`."""
-    task_id = _task_id(request)
-    known = await context.db.read(polling.last_answer, app.id, task_id, context.settings.provider)
+    own_key = None
+    if RELAY_KEY in request.headers and (provider := context.upstreams.get(context.settings.provider)):
+        own_key = provider.key_places.key_in(request.headers.raw, list(request.query_params.multi_items()))
+    return await answer_about(context, app, _task_id(request), None, own_key)
+
+
+async def answer_about(
+    context: Context, app: apps.App, task_id: str, provider: str | None, own_key: str | None
+) -> Response:
+    """Answer as an upstream answers about a task.
+
+    Args:
+        provider: which; None for the one that the app watches the task at, or else the default.
+        own_key: the caller's key for the upstream; None for that of its watch, or of the deployment.
+    """
+    preferred = context.settings.provider if provider is None else provider
+    known = await context.db.read(polling.last_answer, app.id, task_id, preferred)
+    if known is not None and provider not in (None, known.provider):
+        known = None
     headers = {} if known is None else {"Relay-Watch": known.watch_id}
     if known is not None and known.body and known.holds:
         headers["Age"] = str(max(0, context.clock() - known.at) // 1000)
         return Response(known.body, known.status, headers, media_type="application/json")
-    name = context.settings.provider if known is None else known.provider
-    key = _key(context, app, task_id, known)
-    provider = _provider(context, name)
-    if problem := provider.id_problem(task_id):
+    name = preferred if known is None else known.provider
+    key = own_key or _key(context, app, task_id, known)
+    upstream = _provider(context, name)
+    if problem := upstream.id_problem(task_id):
         raise Invalid.at("/id", problem)
-    answer = await _asked(context, app, provider, task_id, key)
+    answer = await _asked(context, app, upstream, task_id, key)
     return _passed_on(answer, headers)
 
 

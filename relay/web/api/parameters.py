@@ -11,6 +11,7 @@ from starlette.datastructures import QueryParams
 
 from relay.errors import Invalid
 from relay.model.delivery import DeliveryState
+from relay.model.submission import SubmissionState
 from relay.model.times import Millis, rfc3339
 from relay.model.watch import State
 
@@ -20,7 +21,7 @@ DEFAULT_LIMIT = 50
 RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"
 """What Python's ISO 8601 takes beyond this lacks a time or a zone, and may be read as another time than was meant."""
 
-StateT = TypeVar("StateT", State, DeliveryState)
+StateT = TypeVar("StateT", State, DeliveryState, SubmissionState)
 
 
 def known(query: QueryParams, *names: str) -> QueryParams:

@@ -8,26 +8,30 @@ from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from relay.errors import NotFound, TooManyRequests
 from relay.outbound.shares import on_behalf_of
-from relay.web.api import deliveries, mirror, providers, targets, watches
+from relay.web.api import deliveries, mirror, providers, submissions, targets, via, watches
 from relay.web.api.operations import ApiHandler
 from relay.web.context import Context
 from relay.web.rate_limit import RateLimiter, RequestsAtOnce
+
+ANY = "*"
+"""Stands for every method."""
 
 OPERATIONS = [
     *watches.operations.all,
     *deliveries.operations.all,
     *targets.operations.all,
     *mirror.operations.all,
+    *submissions.operations.all,
     *providers.operations.all,
 ]
 
 
-def routes(context: Context) -> list[Route]:
+def routes(context: Context) -> list[BaseRoute]:
     """Return the routes of the API."""
     limiter = RateLimiter(context.settings.rate_limit)
     at_once = RequestsAtOnce()
@@ -35,10 +39,11 @@ def routes(context: Context) -> list[Route]:
     # The first path that fits answers a wrong method: `/v1/watches/batch` goes before `/v1/watches/{id}`.
     for operation in sorted(OPERATIONS, key=lambda operation: "{" in operation.path):
         by_path[operation.path][operation.method] = operation.handler
-    return [
+    own: list[BaseRoute] = [
         Route(path, _Endpoint(context, limiter, at_once, handlers), methods=list(handlers))
         for path, handlers in by_path.items()
     ]
+    return [*own, via.OwnPaths(context, _Endpoint(context, limiter, at_once, {ANY: via.pass_on}))]
 
 
 class _Endpoint:
@@ -72,6 +77,7 @@ class _Endpoint:
         request.state.charge = charge
         if any("\0" in value for value in request.path_params.values()):  # no text of PostgreSQL's holds one
             raise NotFound("no id holds control characters")
-        handler = self._handlers["GET" if request.method == "HEAD" else request.method]
+        method = "GET" if request.method == "HEAD" else request.method
+        handler = self._handlers.get(method) or self._handlers[ANY]
         with on_behalf_of(app.id), self._at_once.one(app.id):
             return await handler(self._context, request, app)

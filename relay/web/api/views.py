@@ -11,11 +11,12 @@ import orjson
 from relay.channels.targets import TargetOut
 from relay.model.delivery import Attempt
 from relay.model.reading import stored_result
+from relay.model.submission import SubmissionState
 from relay.model.times import Millis, rfc3339
 from relay.store.deliveries import StoredDelivery
 from relay.store.schema import AnyRow
 from relay.store.watches import StoredWatch
-from relay.web.api.answers import AttemptOut, DeliveryOut, WatchOut
+from relay.web.api.answers import AttemptOut, DeliveryOut, SubmissionOut, WatchOut
 
 
 def show_watch(watch: StoredWatch, targets: Sequence[TargetOut]) -> WatchOut:
@@ -89,6 +90,21 @@ def show_attempt(attempt: Attempt) -> AttemptOut:
         note=outcome.note,
         answer=_text(outcome.answer),
         truncated=outcome.truncated,
+    )
+
+
+def show_submission(row: AnyRow) -> SubmissionOut:
+    """Return a submission as its app sees it."""
+    return SubmissionOut(
+        id=row.id,
+        provider=row.provider,
+        path=row.path,
+        state=SubmissionState(row.state),
+        status=row.status,
+        task_id=row.task_id,
+        watch_id=row.watch_id,
+        created_at=rfc3339(row.created_at),
+        answered_at=_time(row.answered_at),
     )
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from relay.model.event import EventType
 from relay.model.times import Millis
 from relay.model.watch import State
-from relay.store import reports, troubles
+from relay.store import reports, submissions, troubles
 from relay.store.schema import AnyRow
 from relay.web.context import Context
 from relay.web.dashboard import charts, rendering
@@ -92,6 +92,8 @@ class FrontPage:
             ended=[_ended(row) for row in rows.ended],
             attention=rows.attention,
             troubles=[_trouble(row) for row in rows.troubles],
+            unknown=rows.unknown,
+            unknown_count=rows.unknown_count,
             counts=figures.counts,
             watching=figures.counts.watching,
             ends=total(day.ends, *State),
@@ -119,6 +121,8 @@ class Rows:
     ended: list[AnyRow]
     attention: list[AnyRow]
     troubles: Sequence[AnyRow]
+    unknown: list[AnyRow]
+    unknown_count: int
 
 
 def _rows(tx: sa.Connection, now: Millis) -> Rows:
@@ -127,6 +131,8 @@ def _rows(tx: sa.Connection, now: Millis) -> Rows:
         reports.ended(tx, ENDED),
         reports.needing_attention(tx, now, ATTENTION),
         troubles.standing(tx, EventType.UPSTREAM_REFUSED),
+        submissions.unknown(tx, ATTENTION),
+        submissions.count_unknown(tx),
     )
 
 

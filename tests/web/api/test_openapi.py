@@ -22,6 +22,7 @@ from starlette.routing import Route
 from relay.errors import RelayError
 from relay.model.event import EventType
 from relay.web import site
+from relay.web.api.openapi.creates import TAG
 from relay.web.api.openapi.samples import KEY
 from tests.support.browser import CHROMIUM, browsing
 from tests.support.deployment import API_KEY
@@ -43,10 +44,12 @@ async def document(relay: Caller) -> Json:
 
 
 def operations(api: Json) -> Iterator[tuple[str, str, Json]]:
-    """Those of the API; health is documented too, and asked without a key."""
+    """Those of the API; health is documented too, and asked without a key. Creates answer what the upstream says."""
     for path, methods in ((path, methods) for path, methods in api["paths"].items() if path.startswith("/v1/")):
         for method, operation in methods.items():
             assert method in METHODS
+            if operation["tags"] == [TAG]:
+                continue
             yield method.upper(), path, operation
 
 
@@ -171,7 +174,8 @@ async def test_every_operation_is_described_has_a_name_of_its_own_and_says_what_
 
 async def test_health_is_documented_as_it_answers(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     found = await document(api)
-    assert {path for path in found["paths"] if not path.startswith("/v1/")} == {"/healthz", "/readyz"}
+    others = {path for path in found["paths"] if not path.startswith(("/v1/", "/v2/"))}
+    assert others == {"/healthz", "/readyz", "/via/{provider}/{path}"}
 
     async def unwell() -> list[str]:
         return ["the database does not answer"]
@@ -214,6 +218,13 @@ async def test_documented_parameters_are_those_that_are_taken(api: Caller) -> No
                 assert response.status_code == 422, (path, parameter["name"], value)
         if method == "GET" and operation.get("parameters"):
             assert (await api.http.get(path, params={"unheard-of": "1"})).status_code == 422
+
+
+async def test_the_default_providers_creates_are_documented_and_those_of_all_once(api: Caller) -> None:
+    found = await document(api)
+    submits = api.relay.upstreams["unified-video"].definition.submit
+    creates = {path for path, methods in found["paths"].items() if methods.get("post", {}).get("tags") == [TAG]}
+    assert creates == {"/via/{provider}/{path}", *(submit.path for submit in submits)}
 
 
 # Real requests and answers
@@ -309,6 +320,10 @@ async def test_what_each_route_answers_is_as_documented(
     await call("POST", "/v1/targets/test", json=target)
     await call("POST", "/v1/targets/test", json={"type": "webhook", "url": "http://127.0.0.1:9/"})
     await call("GET", "/v1/providers")
+    own = {"Relay-Key": relay.key, "Authorization": "Bearer sk-own"}
+    await relay.http.post("/v1/video/create", json={}, headers=own)
+    created = (await call("GET", "/v1/submissions"))["data"][0]["id"]
+    await call("GET", "/v1/submissions/{id}", at=f"/v1/submissions/{created}")
     await call("DELETE", one, at=f"/v1/watches/{watch['id']}")
 
     for method, path, operation in operations(found):

@@ -12,8 +12,10 @@ from pydantic import TypeAdapter
 
 from relay import __version__
 from relay.model.event import ALERTS, AlertData, EventData, EventType
+from relay.providers.definition import Definition
 from relay.web import ops
 from relay.web.api.answers import ProblemOut
+from relay.web.api.openapi.creates import TAG, own_paths
 from relay.web.api.openapi.samples import samples
 from relay.web.api.openapi.spec import HEADERS, LIMITED, MODELS, SOMETIMES, JsonObject, headers_of, json_of, ref
 from relay.web.api.operations import Operation
@@ -24,12 +26,13 @@ _PROBLEMS = {
     401: "A valid API key is required.",
     404: "There is no such thing, or it belongs to another app.",
     408: "The body did not arrive in time.",
-    409: "It is being sent at this moment.",
+    409: "It is being sent at this moment, or nobody knows what became of it.",
     413: "The body is too large.",
     415: "The body must be JSON, and not compressed.",
     422: "The request is not valid; `errors` says where.",
     429: "More than the key, its app or a place that is asked may have at once; try again after `Retry-After`.",
     502: "The upstream does not answer.",
+    504: "The upstream did not answer a create call in time: nobody knows whether it took it.",
     503: "The database does not answer; try again after `Retry-After`.",
 }
 
@@ -90,6 +93,9 @@ def _webhook(kind: EventType, description: str) -> JsonObject:
     return {"post": operation}
 
 
+_TAGS = ("Watches", "Deliveries", "Targets", "Providers", "Submissions", TAG, "Health", "Events")
+
+
 def _paths(public_url: str) -> JsonObject:
     paths: defaultdict[str, JsonObject] = defaultdict(dict)
     operations: list[Operation[Any]] = [*OPERATIONS, *ops.operations.all]
@@ -132,11 +138,12 @@ def _schemas() -> JsonObject:
     return {name: schema | ({"examples": [examples[name]]} if name in examples else {}) for name, schema in schemas}
 
 
-def document(public_url: str) -> JsonObject:
+def document(public_url: str, definition: Definition | None = None) -> JsonObject:
     """Return the OpenAPI document of a deployment.
 
     Args:
         public_url: where it is reached.
+        definition: of its default provider.
     """
     return {
         "openapi": "3.1.0",
@@ -149,8 +156,8 @@ def document(public_url: str) -> JsonObject:
         },
         "servers": [{"url": public_url}],
         "security": [{"apiKey": []}],
-        "tags": [{"name": name} for name in ("Watches", "Deliveries", "Targets", "Providers", "Health", "Events")],
-        "paths": _paths(public_url),
+        "tags": [{"name": name} for name in _TAGS],
+        "paths": _paths(public_url) | own_paths(definition),
         "webhooks": {kind.value: _webhook(kind, text) for kind, text in _TOLD.items()},
         "components": {
             "schemas": _schemas(),

@@ -18,7 +18,9 @@ HEADERS = {
     "Age": "Seconds since the upstream last said so.",
     "ETag": "Names the watch as it is shown here, but for what every poll changes.",
     "Preference-Applied": "`wait=N`: for how many seconds the answer could have been held back.",
+    "Relay-Error": "`not_registered`: the task was created, but could not be watched.",
     "Relay-Watch": "The watch of this task.",
+    "Idempotent-Replayed": "`true`: this is the answer to the first request with the Idempotency-Key.",
     "Location": "Of the watch.",
     "RateLimit": "What is left of the key's requests, and in how many seconds it has all of them again.",
     "RateLimit-Policy": "How many requests a key may make in how many seconds.",
@@ -26,7 +28,7 @@ HEADERS = {
     "WWW-Authenticate": "`Bearer`.",
     "X-Request-ID": "Names this request in the log.",
 }
-SOMETIMES = ("Preference-Applied", "Relay-Watch")
+SOMETIMES = ("Preference-Applied", "Relay-Watch", "Relay-Error", "Idempotent-Replayed")
 """Headers that an answer does not always have."""
 
 LIMITED = ("RateLimit", "RateLimit-Policy", "X-Request-ID")

@@ -1,0 +1,1 @@
+"""Create calls on their way through relay, which the API hands over and which become watches."""

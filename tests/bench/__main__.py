@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.bench import deliveries, growth, latency, polls, registrations, start
+from tests.bench import deliveries, growth, latency, polls, registrations, start, submit
 from tests.bench.figures import Bench, Figure, Result, Sample
 
 BENCHES: tuple[Bench, ...] = (
@@ -26,6 +26,7 @@ BENCHES: tuple[Bench, ...] = (
     *latency.BENCHES,
     *deliveries.BENCHES,
     *registrations.BENCHES,
+    *submit.BENCHES,
     *growth.BENCHES,
     *start.BENCHES,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def test_a_sqlite_file_shrinks_when_its_rows_are_pruned(tmp_path: Path) -> None:
     for n in range(400):
         rows.watch(db, app, f"task-{n}")
     body = b"x" * 10_000
-    saved = [replace(rows.ended(one), answer=body) for one in rows.claim(db, most=400)]
+    saved = [rows.ended(one)._replace(answer=body) for one in rows.claim(db, most=400)]
     db.run_here(polling.save, saved)
     for one in claim_all(db):
         db.run_here(outbox.record, [tried(one, DeliveryState.DELIVERED)])

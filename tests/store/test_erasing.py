@@ -52,7 +52,7 @@ def fill(db: Database, app: str, count: int, mark: str) -> list[str]:
     claimed = rows.claim(db, most=10_000)
     ends = [rows.ended(one) for one in claimed]
     ends = [
-        replace(end, event=replace(end.event, body=f"{mark} {'e' * chance.randrange(3000)}".encode()))
+        end._replace(event=replace(end.event, body=f"{mark} {'e' * chance.randrange(3000)}".encode()))
         for end in ends
         if end.event is not None
     ]

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 import sqlalchemy as sa
 from starlette.responses import Response
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.anyio
 
 PATH = "/v1/video/create"
 BODY = {"model": "sora-2", "prompt": "a cat", "images": []}
+SECRET = "a secret that signs tokens, long enough"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,8 @@ async def _running(new_database: NewDatabase) -> AsyncIterator[tuple[Deployment,
             new_database(),
             UNIFIED_VIDEO_BASE_URL=maker.url,
             OPENAI_COMPATIBLE_VIDEO_BASE_URL=maker.url,
+            KLING_BASE_URL=maker.url,
+            KLING_API_KEY=f"access:{SECRET}",
             RELAY_MAX_SUBMIT="1 MiB",
             RELAY_SUBMIT_APPS="default",
         )
@@ -223,6 +227,20 @@ async def test_an_app_that_is_not_named_sends_with_its_own_key_only(relay: Deplo
     nobody = await relay.http.post(PATH, json=BODY, headers={"Authorization": ""})
     assert nobody.status_code == 401
     assert len(maker.made) == 1
+
+
+async def test_what_lets_a_create_in_is_made_where_the_file_says_so(relay: Deployment, maker: Maker) -> None:
+    maker.answer = always({"code": 0, "data": {"task_id": new_key(), "task_status": "submitted"}})
+    where = "/via/kling/v1/videos/text2video"
+    answer = await relay.http.post(where, json=BODY)
+    (made,) = maker.made
+    (sent,) = made.header("authorization")
+    assert jwt.decode(sent.removeprefix("Bearer "), SECRET, algorithms=["HS256"])["iss"] == "access"
+    watch = await relay.watch(answer.headers["relay-watch"])
+    assert watch["task_id"] == f"text2video/{answer.json()['data']['task_id']}"
+    own = {"Relay-Key": API_KEY, "Authorization": "Bearer of-mine"}
+    refused = await relay.http.post(where, json=BODY, headers=own)
+    assert (refused.status_code, len(maker.made)) == (422, 1), "nobody else can make what lets it in"
 
 
 async def test_what_is_not_declared_is_not_there(relay: Deployment, maker: Maker) -> None:

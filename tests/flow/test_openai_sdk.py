@@ -12,7 +12,10 @@ from starlette.responses import Response
 from tests.support.deployment import API_KEY, deployment, environment
 from tests.support.maker import making, says
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),  # the library looks at the date
+]
 
 
 def video(number: int, status: str) -> dict[str, object]:

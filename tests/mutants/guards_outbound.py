@@ -143,8 +143,8 @@ GUARDS = (
     Guard(
         "to have no descriptor left is no miss",
         "providers/provider.py",
-        "        except NoRoom:\n            raise\n",
-        "",
+        "QUERY, target, self._body_of(names), names, now)\n        except NoRoom:\n            raise\n",
+        "QUERY, target, self._body_of(names), names, now)\n",
         "providers/test_provider::test_to_have_no_descriptor_left_is_no_miss",
     ),
     Guard(

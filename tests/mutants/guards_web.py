@@ -9,14 +9,14 @@ GUARDS = (
     Guard(
         "memory for a body is taken before it is read",
         "web/bodies.py",
-        "memory.grow(int(declared) if declared.isdigit() else 0, limit)",
-        "memory.grow(0, limit)",
+        "memory.grow(int(declared) if declared.isdigit() else 0, limits.size)",
+        "memory.grow(0, limits.size)",
         "attack/test_resources::test_bodies_of_one_app_take_half_of_their_memory_and_no_more",
     ),
     Guard(
         "a body without a length takes memory as it comes",
         "web/bodies.py",
-        "                    memory.grow(len(body) + len(chunk), limit)\n",
+        "                    memory.grow(len(body) + len(chunk), limits.size)\n",
         "",
         "attack/test_resources::test_a_body_without_a_length_takes_memory_as_it_comes",
     ),

@@ -41,8 +41,8 @@ include-operation-id = "registerWatches"
 checks.negative_data_rejection.expected-statuses = [200, 400, 401, 415, 422]
 [[operations]]
 include-tag = "Submit and watch"
-checks.positive_data_acceptance.enabled = false
-checks.negative_data_rejection.enabled = false
+checks.positive_data_acceptance.expected-statuses = ["2xx", "4xx"]
+checks.negative_data_rejection.expected-statuses = ["2xx", "4xx"]
 [[operations]]
 include-operation-id = "queryVideo"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400]

@@ -95,6 +95,10 @@ class Points:
         return [one for one in self.all.values() if one.calls and one.name.startswith(packages)]
 
 
+INNER = ("id", "watch_id", "task_id", "claim", "body", "address")
+"""Where an argument may name a watch. Properties of these names do not raise: this module looks at them itself."""
+
+
 def is_about(watch: str, given: Iterable[Any], depth: int = 3) -> bool:
     """Return whether the arguments of a call name a watch: by its id, or by its task id, at any place near the top."""
     return any(_names(watch, value, depth) for value in given)
@@ -111,7 +115,7 @@ def _names(watch: str, value: Any, depth: int) -> bool:
         return is_about(watch, value, depth - 1)
     if type(value) is dict:
         return is_about(watch, value.values(), depth - 1)
-    inner = (getattr(value, name, None) for name in ("id", "watch_id", "task_id", "claim", "body", "address"))
+    inner = (getattr(value, name, None) for name in INNER)
     return is_about(watch, inner, depth - 1)
 
 
@@ -148,7 +152,7 @@ def _wrap_class(cls: type, points: Points, patch: pytest.MonkeyPatch) -> None:
             patch.setattr(cls, name, _wrapped(member, label, points))
         elif isinstance(member, staticmethod | classmethod) and _is_ours(member.__func__):
             patch.setattr(cls, name, type(member)(_wrapped(member.__func__, label, points)))
-        elif isinstance(member, property) and member.fget and _is_ours(member.fget):
+        elif isinstance(member, property) and name not in INNER and member.fget and _is_ours(member.fget):
             patch.setattr(cls, name, property(_wrapped(member.fget, label, points)))
 
 

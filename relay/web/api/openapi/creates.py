@@ -70,12 +70,14 @@ def _create(name: str, summary: str, where: list[JsonObject]) -> JsonObject:
             "required": True,
             "content": {kind: {"schema": {}} for kind in ("application/json", "multipart/form-data", "*/*")},
         },
-        "responses": {
-            "2XX": answer,
-            "default": {"description": "An error of the upstream, as it came, or of relay's own."},
-            **errors(400, 401, 404, 408, 409, 413, 422, 429, 502, 503, 504),
-        },
+        "responses": {"2XX": answer, **_or_the_upstreams(400, 401, 404, 408, 409, 413, 422, 429, 502, 503, 504)},
     }
+
+
+def _or_the_upstreams(*statuses: int) -> JsonObject:
+    """Return errors of relay's own, in whose place one of the upstream may stand as it came."""
+    said = {"description": "A problem of relay's own, or what the upstream said.", "content": {"*/*": {"schema": {}}}}
+    return {**dict.fromkeys(map(str, statuses), said), "default": said}
 
 
 def _query(name: str, summary: str, where: list[JsonObject]) -> JsonObject:

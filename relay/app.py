@@ -27,6 +27,7 @@ from relay.errors import StoreUnavailable
 from relay.outbound.descriptors import limit, raise_limit
 from relay.outbound.leases import Leases
 from relay.outbound.receivers import ReceiverLanes
+from relay.providers.inline import InlineProviders
 from relay.providers.upstreams import Upstreams
 from relay.settings.options import Settings
 from relay.store import migrate, notifications
@@ -103,7 +104,9 @@ class Relay:
         self.clock = SharedClock(self.db, name)
         self.clock.look_here()
         now = self.clock.now
-        self.upstreams = Upstreams(providers, now)
+        urls = UrlCheck(self.ways.guard)
+        inline = InlineProviders(self.ways.encrypted, self.ways.plain, urls.problem)
+        self.upstreams = Upstreams(providers, now, inline if settings.inline_providers else None)
         declare_default_app(self.db, self.vault, settings, now())
         self.scheduler = Scheduler()
         self._database = SharedRead(self._database_unwell, LOOK_EVERY)
@@ -115,7 +118,7 @@ class Relay:
         resources = Resources(
             settings,
             TargetTransport(self.ways.encrypted, self.ways.plain),
-            UrlCheck(self.ways.guard),
+            urls,
             EVERYWHERE if settings.egress_proxy else self.ways.guard,
             self.db,
             name,

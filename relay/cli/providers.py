@@ -78,6 +78,8 @@ def show(
     console.print(f"{definition.name}: {definition.title} ({definition.noun})\n\n{about}\n", soft_wrap=True)
     table = Table(box=None, show_header=False)
     table.add_row("asks", facts["asks"])
+    if definition.hosts:
+        table.add_row("hosts", ", ".join(definition.hosts))
     if facts["asks_for_result"]:
         table.add_row("for the result", facts["asks_for_result"])
     if facts["asks_about_many"]:
@@ -124,8 +126,9 @@ def _facts(definition: Definition, about: str) -> dict[str, Any]:
         "title": definition.title,
         "noun": definition.noun,
         "about": about,
-        "configured": bool(definition.request.base_url),
-        "asks": query_line(definition.request),
+        "configured": bool(definition.request.base_url or definition.hosts),
+        "hosts": list(definition.hosts),
+        "asks": query_line(definition),
         "asks_for_result": follow_line(definition),
         "asks_about_many": bulk_line(definition),
         "id": definition.request.id or None,
@@ -327,6 +330,8 @@ def try_(
     Reads RELAY_CONFIG, NAME_BASE_URL, NAME_API_KEY and RELAY_ALLOWED_NETWORKS.
     """
     from relay.model.task_ids import trimmed
+    from relay.providers.hosts import Unaskable
+    from relay.providers.variables import variable
     from relay.wiring import declared_providers, now, open_ways
 
     task_id = trimmed(task_id)
@@ -342,7 +347,10 @@ def try_(
             providers = declared_providers(settings, ways.upstreams, os.environ)
             if provider not in list(providers):
                 raise ConfigError(f"'{provider}' is not declared; 'relay providers list' shows what is")
-            declared = providers.load(provider)
+            try:
+                declared = providers.load(provider).at(None, task_id)
+            except Unaskable as why:
+                raise ConfigError(f"{why}: set {variable(provider, 'BASE_URL')}") from None
             if declared.lacks_key(None):
                 raise ConfigError(declared.key_remedy)
             if problem := declared.id_problem(task_id):

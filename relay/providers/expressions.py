@@ -36,6 +36,8 @@ _PLAIN = {
     "not_expression",
 }
 
+_STEPS = {"subexpression", "index_expression"}
+
 _BRANCHES = {"multi_select_list", "multi_select_dict", "and_expression", "or_expression", "comparator"}
 """Nodes each of whose children reads the same value. The children of others read one after the other."""
 
@@ -73,12 +75,14 @@ def judge_plain(expression: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PendingDeprecationWarning)  # a literal in backticks that is no JSON
             tree = Parser().parse(expression).parsed
-        plain = all(node["type"] in _PLAIN for node in _nodes(tree))
+        nodes = list(_nodes(tree))
     except (JMESPathError, PendingDeprecationWarning) as error:
         raise ValueError(f"must be JMESPath: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError("must be an expression that nests less deep") from None
-    if not plain:
+    if any(node["type"] in _STEPS and node["children"][0]["type"] == "not_expression" for node in nodes):
+        raise ValueError("must have brackets behind '!': JMESPath reads !a.b as (!a).b, so write !(a.b)")
+    if not all(node["type"] in _PLAIN for node in nodes):
         raise ValueError(
             "must be made of names, indexes, literals, comparisons, &&, || and ! alone, such as status == 'done'"
         )

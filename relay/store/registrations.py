@@ -54,6 +54,8 @@ class Registration:
     Attributes:
         metadata: as JSON.
         upstream_key: sealed.
+        upstream_base: where the task is asked about; None for its provider's own address.
+        inline: its inline definition, sealed, where it has no provider's file.
     """
 
     app_id: str
@@ -65,6 +67,8 @@ class Registration:
     first_poll_at: Millis
     expires_at: Millis
     traceparent: str | None = None
+    upstream_base: str | None = None
+    inline: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Registered:
 
 
 _PRESENT = hot.Statement(
-    sa.select(watches.c.task_id, watches.c.id, watches.c.state)
+    sa.select(watches.c.task_id, watches.c.id, watches.c.state, watches.c.upstream_base)
     .where(
         watches.c.app_id == sa.bindparam("app_id"),
         watches.c.provider == sa.bindparam("provider"),
@@ -96,6 +100,8 @@ _NEW_WATCHES = hot.Insert(
         "state",
         "metadata",
         "upstream_key",
+        "upstream_base",
+        "inline",
         "wants_progress",
         "polls",
         "misses",
@@ -120,12 +126,14 @@ class _Known:
 
     Attributes:
         ids: the watches.
+        bases: their `upstream_base`.
         ended: those of them that have ended.
         fingerprints: of each watch's targets.
         dead: the ids of targets to which relay sends nothing more, by watch and fingerprint.
     """
 
     ids: dict[Key, str] = field(default_factory=dict)
+    bases: dict[str, str | None] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     fingerprints: defaultdict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     dead: dict[tuple[str, bytes], str] = field(default_factory=dict)
@@ -187,6 +195,8 @@ def _add(registration: Registration, known: _Known, changes: _Changes, now: Mill
     created = watch_id is None
     if watch_id is None:
         watch_id = new_id("wch")
+    elif registration.upstream_base not in (None, base := known.bases[watch_id]):
+        return Invalid.at("/upstream_base", f"this task is watched at {base or 'the address of its provider'} already")
     present = known.fingerprints[watch_id]
     added = {target.fingerprint: target for target in registration.targets if target.fingerprint not in present}
     if len(present) + len(added) > MAX_TARGETS:
@@ -199,6 +209,7 @@ def _add(registration: Registration, known: _Known, changes: _Changes, now: Mill
     used.targets += len(added)
     if created:
         known.ids[key] = watch_id
+        known.bases[watch_id] = registration.upstream_base
         changes.watches[watch_id] = _new_watch(watch_id, registration, now)
     elif registration.upstream_key is not None:
         changes.keys.append({"watch_id": watch_id, "sealed": registration.upstream_key})
@@ -272,8 +283,9 @@ def _read(tx: sa.Connection, keys: Sequence[Key]) -> _Known:
         task_ids_of[app_id, provider].append(task_id)
     for (app_id, provider), task_ids in task_ids_of.items():
         wanted = {"app_id": app_id, "provider": provider, "task_ids": task_ids}
-        for task_id, watch_id, state in _PRESENT.rows(tx, wanted):
+        for task_id, watch_id, state, base in _PRESENT.rows(tx, wanted):
             known.ids[app_id, provider, task_id] = watch_id
+            known.bases[watch_id] = base
             if state != State.WATCHING:
                 known.ended.add(watch_id)
     if known.ids:
@@ -302,6 +314,8 @@ def _new_watch(watch_id: str, registration: Registration, now: Millis) -> dict[s
         "state": State.WATCHING,
         "metadata": registration.metadata,
         "upstream_key": registration.upstream_key,
+        "upstream_base": registration.upstream_base,
+        "inline": registration.inline,
         "wants_progress": False,
         "polls": 0,
         "misses": 0,

@@ -47,6 +47,12 @@ def test_an_app_may_do_nothing_else(expression: str) -> None:
         judge_plain(expression)
 
 
+@pytest.mark.parametrize("expression", ["!job.running", "done || !jobs[0].running"])
+def test_a_negation_that_jmespath_would_read_otherwise_is_refused(expression: str) -> None:
+    with pytest.raises(ValueError, match="must have brackets"):
+        judge_plain(expression)
+
+
 @pytest.mark.parametrize("expression", ["", "status ==", "a..b", "`not json`", "(" * 200, "a" * 201, "'"])
 def test_what_is_no_short_expression_is_refused_in_words(expression: str) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from relay.actions import Actions, WatchRequest
+from relay.actions import Actions
 from relay.channels.webhook import WebhookTarget
 from relay.errors import NotFound, RelayError, StoreUnavailable
 from relay.model.delivery import DeliveryState
@@ -24,6 +24,7 @@ from relay.security.vault import Vault
 from relay.settings.sources import load
 from relay.store import Database, apps, migrate, processes
 from relay.store.deliveries import Selection
+from relay.watch_request import WatchRequest
 from tests.simulation import machine, virtual, world
 from tests.simulation.machine import Died, Machine, Site
 

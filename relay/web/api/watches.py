@@ -10,12 +10,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.actions import Judgement, WatchRequest
+from relay.actions import Judgement
 from relay.errors import Invalid, RelayError, TooLarge
 from relay.model.task_ids import trimmed
 from relay.model.watch import State
 from relay.slices import Slices
 from relay.store import apps, watches
+from relay.watch_request import WatchRequest
 from relay.web.api import watch_changes
 from relay.web.api.answers import BatchItem, BatchOut, WatchOut, WatchPage
 from relay.web.api.openapi.spec import (

@@ -1,0 +1,20 @@
+"""where a watch is asked about, if its provider's file alone does not say"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0013"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("watches", sa.Column("upstream_base", sa.Text(), nullable=True))
+    op.add_column("watches", sa.Column("inline", sa.LargeBinary(), nullable=True))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("watches") as watches:
+        watches.drop_column("inline")
+        watches.drop_column("upstream_base")

@@ -46,7 +46,8 @@ def list_(as_json: JsonOption = False) -> None:
             table.add_row(name, "", f"cannot be used: {error.detail}")
         else:
             listed.append({"name": name, "title": p.definition.title, "configured": p.configured})
-            table.add_row(name, p.definition.title, p.host if p.configured else f"no address yet: {p.remedy}")
+            asks = p.host or ", ".join(p.definition.hosts) or f"no address yet: {p.remedy}"
+            table.add_row(name, p.definition.title, asks)
     if as_json:
         print_json(listed)
     else:

@@ -21,6 +21,7 @@ LAYERS = """
     app
     web worker
     actions wiring
+    watch_request
     channels providers
     outbound settings simulators
     security

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.common import JsonOption, console, print_json, run_async, settings_of_environment
+from relay.cli.provider_facts import facts_of
 from relay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def show(
     file = _file_of(provider)
     definition = load_definition(file)
     about = head_comment(file)
-    facts = _facts(definition, about)
+    facts = facts_of(definition, about)
     if as_json:
         print_json(facts)
         return
@@ -112,57 +113,6 @@ def show(
     for what, expressions in facts["reads"].items():
         table.add_row(f"reads {what}", "\n".join(" ".join(expression.split()) for expression in expressions))
     console.print(table)
-
-
-def _facts(definition: Definition, about: str) -> dict[str, Any]:
-    """Return what a provider watches, asks, needs and reads, for scripts."""
-    from dataclasses import asdict
-
-    from relay.providers.overview import bulk_line, follow_line, key_variable, query_line, sources
-    from relay.providers.variables import variable
-
-    followed = dict(sources(definition.follow.result, "result.")) if definition.follow else {}
-    return {
-        "name": definition.name,
-        "title": definition.title,
-        "noun": definition.noun,
-        "about": about,
-        "configured": bool(definition.request.base_url or definition.hosts),
-        "hosts": list(definition.hosts),
-        "asks": query_line(definition),
-        "asks_for_result": follow_line(definition),
-        "asks_about_many": bulk_line(definition),
-        "id": definition.request.id or None,
-        "address": _setting(variable(definition.name, "BASE_URL")),
-        "key": _setting(key_variable(definition)),
-        "key_form": definition.auth.shape if definition.auth else None,
-        "tokens": _tokens(definition),
-        "reads": dict(sources(definition.read)) | followed,
-        "links_need_key": definition.read.result.key_needed is True,
-        "statuses": definition.statuses.model_dump(mode="json"),
-        "cadence": asdict(definition.cadence),
-        "budget": asdict(definition.budget),
-    }
-
-
-def _tokens(definition: Definition) -> dict[str, Any] | None:
-    """Return where tokens are asked for, with the variable that says otherwise; None where none are."""
-    from relay.providers.auth import OAuth
-    from relay.providers.variables import variable
-
-    if not isinstance(definition.auth, OAuth):
-        return None
-    address = definition.auth.token_url.replace("{base_url}", definition.request.base_url)
-    return {"from": address, **(_setting(variable(definition.name, "TOKEN_URL")) or {})}
-
-
-def _setting(variable: str | None) -> dict[str, Any] | None:
-    """Return a variable and whether it is set; None where there is none to set."""
-    from relay.settings.sources import from_environment
-
-    if variable is None:
-        return None
-    return {"variable": variable, "set": from_environment(variable, os.environ) is not None}
 
 
 def check(

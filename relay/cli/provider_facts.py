@@ -1,0 +1,60 @@
+"""What `relay providers show --json` says of a provider."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relay.providers.definition import Definition
+
+
+def facts_of(definition: Definition, about: str) -> dict[str, Any]:
+    """Return what a provider watches, asks, needs and reads, for scripts."""
+    from dataclasses import asdict
+
+    from relay.providers.overview import bulk_line, follow_line, key_variable, query_line, sources
+    from relay.providers.variables import variable
+
+    followed = dict(sources(definition.follow.result, "result.")) if definition.follow else {}
+    return {
+        "name": definition.name,
+        "title": definition.title,
+        "noun": definition.noun,
+        "about": about,
+        "configured": bool(definition.request.base_url or definition.hosts),
+        "hosts": list(definition.hosts),
+        "asks": query_line(definition),
+        "asks_for_result": follow_line(definition),
+        "asks_about_many": bulk_line(definition),
+        "id": definition.request.id or None,
+        "address": _setting(variable(definition.name, "BASE_URL")),
+        "key": _setting(key_variable(definition)),
+        "key_form": definition.auth.shape if definition.auth else None,
+        "tokens": _tokens(definition),
+        "reads": dict(sources(definition.read)) | followed,
+        "links_need_key": definition.read.result.key_needed is True,
+        "statuses": definition.statuses.model_dump(mode="json"),
+        "cadence": asdict(definition.cadence),
+        "budget": asdict(definition.budget),
+    }
+
+
+def _tokens(definition: Definition) -> dict[str, Any] | None:
+    """Return where tokens are asked for, with the variable that says otherwise; None where none are."""
+    from relay.providers.auth import OAuth
+    from relay.providers.variables import variable
+
+    if not isinstance(definition.auth, OAuth):
+        return None
+    address = definition.auth.token_url.replace("{base_url}", definition.request.base_url)
+    return {"from": address, **(_setting(variable(definition.name, "TOKEN_URL")) or {})}
+
+
+def _setting(variable: str | None) -> dict[str, Any] | None:
+    """Return a variable and whether it is set; None where there is none to set."""
+    from relay.settings.sources import from_environment
+
+    if variable is None:
+        return None
+    return {"variable": variable, "set": from_environment(variable, os.environ) is not None}

@@ -8,7 +8,6 @@ looks is the caller's business.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from relay.channels.base import Target
 from relay.channels.sender import Sender
 from relay.channels.targets import TargetOut, Targets
 from relay.errors import Invalid, RelayError, TooManyRequests
-from relay.model.cadence import first_poll
 from relay.model.delivery import Attempt
 from relay.model.times import Millis
 from relay.outbound.callers import Caller, CallKind
@@ -34,6 +32,7 @@ from relay.store import Database, cleanup, deliveries, registrations, watches
 from relay.store.batches import Batcher
 from relay.store.change_feed import ChangeFeed
 from relay.store.deliveries import Selection, StoredDelivery
+from relay.store.learned import Learned
 from relay.store.notifications import Wake
 from relay.store.registrations import NewTarget, Registered, Registration
 from relay.store.usage import Quota
@@ -55,6 +54,7 @@ class WatchRequest:
         metadata: JSON that comes back in every event.
         expires_in: seconds until relay stops watching; None for the configured time.
         upstream_key: the upstream's API key for this watch; None for the configured one.
+        late_after: seconds after which the task is late; or `P95`, for when most of its kind have ended.
         permitted: the targets are permitted, whatever the app may have by itself.
     """
 
@@ -65,6 +65,7 @@ class WatchRequest:
     expires_in: int | None = None
     upstream_key: str | None = field(default=None, repr=False)
     permitted: bool = False
+    late_after: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class Actions:
         lanes: how much each receiver is sent at once.
         wake: wakes the loops of this process.
         feed: notifies open pages and streams of what has changed.
+        learned: how long tasks take.
     """
 
     settings: Settings
@@ -106,6 +108,7 @@ class Actions:
     wake: Wake
     feed: ChangeFeed
     clock: Callable[[], Millis]
+    learned: Learned
     _single: Batcher[Sequence[Registration], Sequence[Judgement]] = field(init=False)
     _batches: Batcher[Sequence[Registration], Sequence[Judgement]] = field(init=False)
     _emptied: Batcher[None, None] = field(init=False)
@@ -117,8 +120,6 @@ class Actions:
         self._single = Batcher(self._commit, gather=0.001, most=200)
         self._batches = Batcher(self._commit, gather=0.0, most=1)
         self._emptied = Batcher(partial(cleanup.empty_logs, self.db), gather=0.001, most=1000)
-
-    # Registering
 
     async def register(self, app_id: str, request: WatchRequest, traceparent: str | None = None) -> RegisteredWatch:
         """Register a task. If the app watches it already, add the new targets to that watch.
@@ -166,6 +167,7 @@ class Actions:
     async def _refusal(self, app_id: str, request: WatchRequest, slices: Slices) -> RelayError | None:
         """Return why this deployment cannot fulfil a request, or does not allow it; None if it can and does."""
         try:
+            await self.learned.refresh()
             await self._check_key(app_id, request)
             self._expires_in(request.expires_in)
             for index, target in enumerate(request.targets):
@@ -182,6 +184,7 @@ class Actions:
         targets = tuple(self.targets.seal(app_id, target) for target in request.targets)
         now = self.clock()
         cadence = self.settings.poll_interval or provider.definition.cadence
+        first_poll_at, late_at = self.learned.outlook(app_id, provider.name, cadence, request.late_after, now)
         return Registration(
             app_id=app_id,
             provider=provider.name,
@@ -189,9 +192,10 @@ class Actions:
             targets=targets,
             metadata=request.metadata,
             upstream_key=self._sealed_key(app_id, provider.name, request),
-            first_poll_at=first_poll(cadence, now, random.random()),  # noqa: S311
+            first_poll_at=first_poll_at,
             expires_at=now + round(expires_in * 1000),
             traceparent=traceparent,
+            late_at=late_at,
         )
 
     def _provider(self, name: str | None) -> Provider:
@@ -253,8 +257,6 @@ class Actions:
         shown = [self.targets.show(target, new[target.id].shown if target.id in new else None) for target in stored]
         return RegisteredWatch(outcome.watch, outcome.created, shown)
 
-    # Stopping
-
     async def stop(self, app_id: str, watch_id: str, said: str | None = None) -> bool:
         """Stop a watch: no target is notified of its end. A watch that has ended stays as it is.
 
@@ -284,8 +286,6 @@ class Actions:
         self.wake.erasures()
         self.feed.announce([watch_id])
         await self._emptied.put(None)
-
-    # Sending again
 
     async def send_again(self, app_id: str, delivery_id: str) -> StoredDelivery:
         """Send a delivery again now, in any state.
@@ -321,8 +321,6 @@ class Actions:
         self.wake.deliveries()
         self.wake.edits()
         self.feed.announce(watch_ids)
-
-    # Trying a target
 
     async def test(
         self, app_id: str, target: Target | StoredTarget, text: str, traceparent: str | None = None

@@ -27,13 +27,16 @@ from relay.outbound.descriptors import limit, raise_limit
 from relay.outbound.leases import Leases
 from relay.outbound.receivers import ReceiverLanes
 from relay.providers.upstreams import Upstreams
+from relay.security.callback_tokens import CallbackTokens
 from relay.settings.options import Settings
 from relay.store import migrate, notifications
 from relay.store.change_feed import ChangeFeed
 from relay.store.clock_reset import rebase
+from relay.store.learned import Learned
 from relay.store.notifications import DELIVER, EDIT, ERASE, POLL, Wake
 from relay.telemetry import metrics
 from relay.telemetry.tracing import open_tracing
+from relay.web.callback_wakes import Callbacks
 from relay.web.context import Context
 from relay.web.dashboard.shared_read import SharedRead
 from relay.web.server import listen, serving
@@ -124,7 +127,9 @@ class Relay:
         sender = Sender(self.channels, self.db, self.vault, now, self.tracing)
         lanes = ReceiverLanes()
         self.dispatcher = Dispatcher(process, sender, lanes, settings.retry_schedule)
-        self.poller = Poller(process, self.upstreams, self.vault, settings.poll_interval, self.dispatcher)
+        learned = Learned(self.db)
+        interval = settings.poll_interval
+        self.poller = Poller(process, self.upstreams, self.vault, interval, self.dispatcher, learned)
         self.editor = SlackEditor(process, slack.living, self.vault)
         self.eraser = SlackEraser(process, slack.erased)
         self.heartbeat = Heartbeat(process)
@@ -133,7 +138,7 @@ class Relay:
         self._stop_by: float | None = None
         targets = Targets(self.channels, self.vault)
         actions = Actions(
-            settings, self.db, self.vault, self.upstreams, targets, sender, lanes, self.wake, self.feed, now
+            settings, self.db, self.vault, self.upstreams, targets, sender, lanes, self.wake, self.feed, now, learned
         )
         self.context = Context(
             settings,
@@ -148,6 +153,9 @@ class Relay:
             measure=self.upkeep.measure,
             tracing=self.tracing,
             slack=self.slack,
+            learned=learned,
+            callback_tokens=CallbackTokens(self.vault, settings.base_url),
+            callbacks=Callbacks(self.db, self.wake, now),
         )
 
     async def unwell(self) -> list[str]:

@@ -65,7 +65,7 @@ def show(
     file = _file_of(provider)
     definition = load_definition(file)
     about = head_comment(file)
-    facts = _facts(definition, about)
+    facts = _facts(definition, about) | {"learned": _learned(definition.name)}
     if as_json:
         print_json(facts)
         return
@@ -84,11 +84,44 @@ def show(
         table.add_row(f"HTTP {status}", meaning)
     table.add_row("asked after", interval(definition.cadence))
     table.add_row("limits", limits(definition.budget))
+    if known := facts["learned"]:
+        table.add_row("tasks take", f"half {known['median']:g} s, 95 % {known['p95']:g} s, of {known['ends']} ends")
+        table.add_row("ends noticed", f"half within {known['noticed']:g} s, 95 % within {known['noticed_p95']:g} s")
+        fixed = f"the fixed cadence would make {known['queries_fixed']:g}"
+        table.add_row("queries", f"{known['queries']:g} per task; {fixed}")
     if facts["links_need_key"]:
         table.add_row("links", "open only with the provider's key")
     for what, expressions in facts["reads"].items():
         table.add_row(f"reads {what}", "\n".join(" ".join(expression.split()) for expression in expressions))
     console.print(table)
+
+
+def _learned(provider: str) -> dict[str, Any] | None:
+    """Return what this deployment has learned of a provider; None where that is little, or cannot be read here."""
+    from dataclasses import asdict
+
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from relay.errors import RelayError
+    from relay.model.experience import figures, merged
+    from relay.store import experiences, migrate
+    from relay.wiring import open_database
+
+    try:
+        settings = settings_of_environment()
+        file = make_url(settings.database_url).database
+        if settings.embedded and not (file and Path(file).exists()):
+            return None
+        db = open_database(settings)
+        try:
+            known = None if db.run_here(migrate.unready) else db.run_here(experiences.of_provider, provider)
+        finally:
+            db.close()
+    except (RelayError, SQLAlchemyError, OSError):
+        return None
+    shown = figures(merged(known or ()))
+    return None if shown is None else asdict(shown)
 
 
 def _facts(definition: Definition, about: str) -> dict[str, Any]:

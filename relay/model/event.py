@@ -26,6 +26,7 @@ class EventType(StrEnum):
     EXPIRED = "task.expired"
     LOST = "task.lost"
     PROGRESS = "task.progress"
+    LATE = "task.late"
     TEST = "relay.test"
 
 

@@ -10,20 +10,18 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from relay.model.event import Event, EventType, Upstream
+from relay.model.event import Event, EventType
+from relay.model.experience import Lesson
 from relay.model.times import Millis
 from relay.model.watch import State, Watch
-from relay.store import hot, slack_messages
+from relay.store import experiences, hot, slack_messages
 from relay.store.due import Allotment, DueRows, due_of
 from relay.store.notifications import announce_changes
-from relay.store.schema import CANCELLED, CUT, REPAIRED, answers, changes, lags, watches
+from relay.store.schema import answers, changes, lags, watches
 from relay.store.telling import Told, tell
 
 MAX_CHANGES = 500
 """Changes of one watch that are stored. After them, only the end is."""
-
-NEWEST = 50
-"""Watches of one task that are looked at: an app may have registered and stopped it ever so often."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,10 @@ class PollClaim:
     """A watch that this process may poll until the lease runs out.
 
     Attributes:
+        model: what the upstream calls the model that works on the task, as far as it has said so.
+        progress_at: when its progress came up.
+        late_at: when it takes longer than its app expects, and `late_told_at` when its targets were notified of that.
+        woken_from: when it was due before a callback woke it.
         of_watch: the columns that its watch is made of.
     """
 
@@ -46,6 +48,11 @@ class PollClaim:
     answer_hash: int | None
     last_poll_at: Millis | None
     changes: int
+    model: str | None
+    progress_at: Millis | None
+    late_at: Millis | None
+    late_told_at: Millis | None
+    woken_from: Millis | None
     of_watch: tuple[Any, ...]
 
     @property
@@ -64,7 +71,7 @@ class PollClaim:
         return Watch(created_at, expires_at, State.WATCHING, status, progress, None, said, *counts)
 
 
-OF_CLAIM = 12
+OF_CLAIM = 17
 """Of the columns that a claim returns, so many are its own. The others are those of its watch."""
 
 _rows = DueRows(
@@ -82,6 +89,11 @@ _rows = DueRows(
         watches.c.answer_hash,
         watches.c.last_poll_at,
         watches.c.changes,
+        watches.c.model,
+        watches.c.progress_at,
+        watches.c.late_at,
+        watches.c.late_told_at,
+        watches.c.woken_from,
         watches.c.created_at,
         watches.c.expires_at,
         watches.c.upstream_status,
@@ -123,6 +135,8 @@ class Polled:
         answer_hash: the hash of the answer that is stored afterwards.
         event: the event to send, if there is one.
         changed: whether the reading said something new.
+        model, progress_at, late_told_at: as they are afterwards.
+        lesson: what the end teaches.
     """
 
     claim: PollClaim
@@ -135,6 +149,10 @@ class Polled:
     answer_hash: int | None = None
     event: Event | None = None
     changed: bool = False
+    model: str | None = None
+    progress_at: Millis | None = None
+    late_told_at: Millis | None = None
+    lesson: Lesson | None = None
 
 
 _CLAIMED = ("id", "lease")
@@ -154,12 +172,15 @@ _OF_POLL = (
     "answer_hash",
     "progress_told_at",
     "changes",
+    "model",
+    "progress_at",
+    "late_told_at",
 )
 """Columns that any poll may change. Of indexes, only those of the due time have one of them."""
 
 _release = hot.Update(watches, _CLAIMED, ("next_poll_at",), clears=("lease",))
-_go_on = hot.Update(watches, _CLAIMED, _OF_POLL, clears=("lease",))
-_end = hot.Update(watches, _CLAIMED, (*_OF_POLL, "state", "ended_at"), clears=("lease",))
+_go_on = hot.Update(watches, _CLAIMED, _OF_POLL, clears=("lease", "woken_from"))
+_end = hot.Update(watches, _CLAIMED, (*_OF_POLL, "state", "ended_at"), clears=("lease", "woken_from"))
 _leases = hot.Statement(
     sa.select(watches.c.id, watches.c.lease)
     .where(hot.among(watches.c.id, "ids"))
@@ -199,6 +220,7 @@ def save(tx: sa.Connection, polled: Sequence[Polled], allotment: Allotment | Non
         _save_answers(tx, [p for p in held if p.answer is not None])
         _save_changes(tx, [p for p in held if p.changed])
         _save_ends(tx, held)
+    experiences.learn(tx, [_taught(p, p.lesson) for p in held if p.lesson], max((p.asked_at for p in held), default=0))
     return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in held if p.event], allotment)
 
 
@@ -242,6 +264,9 @@ def _of_poll(polled: Polled, watch: Watch) -> dict[str, Any]:
         "answer_hash": polled.answer_hash,
         "progress_told_at": polled.asked_at if tells_progress else claim.progress_told_at,
         "changes": claim.changes + polled.changed,
+        "model": polled.model,
+        "progress_at": polled.progress_at,
+        "late_told_at": polled.late_told_at,
     }
 
 
@@ -278,52 +303,12 @@ def _save_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
     announce_changes(tx, [p.claim.id for p in polled])
 
 
-@dataclass(frozen=True, slots=True)
-class LastAnswer:
-    """The last answer about a task that an app watches.
-
-    Attributes:
-        body: the upstream's last answer, if it has given one, `at` when it last gave it, and its `status` of HTTP;
-            `TOO_LARGE` where that was not kept.
-        holds: whether that is still how things stand, and is what came: relay goes on asking, or the upstream has
-            said its last word.
-    """
-
-    watch_id: str
-    provider: str
-    upstream_key: bytes | None
-    body: bytes | None
-    at: Millis
-    status: int
-    holds: bool
-
-
-def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> LastAnswer | None:
-    """Return the last answer about a task that the app watches, of `provider` if possible, else of any.
-
-    Of watches that were stopped, it knows the newest ones.
-    """
-    c = watches.c
-    columns = (c.id, c.provider, c.upstream_key, c.state, c.last_poll_at, c.misses, c.unknowns)
-    of_task = sa.and_(c.app_id == app_id, c.task_id == task_id)
-    of_provider = sa.select(c.id).where(of_task, c.provider == provider, c.state != sa.literal_column(CANCELLED))
-    newest = sa.select(c.id).where(of_task).order_by(c.id.desc()).limit(NEWEST)
-    known = [watch_id for query in (of_provider, newest) for watch_id in tx.execute(query).scalars()]
-    query = (
-        sa.select(*columns, answers.c.body, answers.c.at, answers.c.status)
-        .join(answers, answers.c.watch_id == c.id, isouter=True)
-        .where(c.id.in_(known))
-        .order_by(sa.case((c.provider == provider, 0), else_=1), c.id.desc())
-        .limit(1)
+def _taught(polled: Polled, lesson: Lesson) -> experiences.Taught:
+    claim = polled.claim
+    progressed = polled.progress_at is not None
+    return experiences.Taught(
+        claim.id, claim.app_id, claim.provider, polled.model, claim.watch.created_at, lesson, progressed
     )
-    row = tx.execute(query).first()
-    if row is None:
-        return None
-    # An answer is stored only when it differs. It came again if the last poll got an answer about the task.
-    came_again = row.last_poll_at and row.misses == row.unknowns == 0
-    at = row.last_poll_at if came_again else row.at or 0
-    holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED) and row.status not in (REPAIRED, CUT)
-    return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, row.status or 200, holds)
 
 
 def _save_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:
@@ -340,9 +325,3 @@ def _save_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:
 def detection_lag(claim: PollClaim, ended_at: Millis) -> Millis:
     """Return how long the end of a watch may have gone unnoticed: since the query before, or its registration."""
     return max(0, ended_at - (claim.last_poll_at or claim.watch.created_at))
-
-
-def answer(tx: sa.Connection, watch_id: str) -> Upstream | None:
-    """Return the upstream's last JSON answer about a watched task; `TOO_LARGE` where that was not stored."""
-    row = tx.execute(sa.select(answers.c.body, answers.c.status).where(answers.c.watch_id == watch_id)).first()
-    return None if row is None else Upstream(row.body, repaired=row.status == REPAIRED)

@@ -54,6 +54,7 @@ class Registration:
     Attributes:
         metadata: as JSON.
         upstream_key: sealed.
+        late_at: when the task takes longer than the app expects.
     """
 
     app_id: str
@@ -65,6 +66,7 @@ class Registration:
     first_poll_at: Millis
     expires_at: Millis
     traceparent: str | None = None
+    late_at: Millis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ _NEW_WATCHES = hot.Insert(
         "expires_at",
         "created_at",
         "traceparent",
+        "late_at",
     ),
 )
 _NEW_TARGETS = hot.Insert(targets, ("id", "watch_id", "type", "address", "place", "host", "events", "fingerprint"))
@@ -312,6 +315,7 @@ def _new_watch(watch_id: str, registration: Registration, now: Millis) -> dict[s
         "expires_at": registration.expires_at,
         "created_at": now,
         "traceparent": registration.traceparent,
+        "late_at": registration.late_at,
     }
 
 

@@ -1,11 +1,11 @@
-"""The tables through which processes agree: who lives, whose turn it is, and what each may take.
+"""The tables through which processes agree: who lives, whose turn it is, what each may take, what all have learned.
 
 Times are milliseconds since the epoch.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Integer, Table, Text
 
 from relay.store.schema import metadata
 
@@ -56,4 +56,14 @@ generations = Table(  # each step of a number ends what was given out before it:
     metadata,
     Column("name", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
+)
+
+experiences = Table(  # what ended watches have taught of how long tasks take: see model/experience
+    "experiences",
+    metadata,
+    Column("app_id", Text, ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("model", Text, primary_key=True),  # empty where the upstream names none, or an app has too many
+    Column("learned", Text, nullable=False),  # as JSON
+    Column("updated_at", BigInteger, nullable=False, index=True),
 )

@@ -16,11 +16,14 @@ from relay.errors import Unauthorized
 from relay.model.times import Millis
 from relay.providers.upstreams import Upstreams
 from relay.security import app_keys
+from relay.security.callback_tokens import CallbackTokens
 from relay.security.vault import Vault
 from relay.settings.options import Settings
 from relay.store import Database, apps
 from relay.store.change_feed import ChangeFeed
+from relay.store.learned import Learned
 from relay.telemetry.tracing import Tracing
+from relay.web.callback_wakes import Callbacks
 from relay.web.rate_limit import HeavyRequests
 from relay.web.sse import OpenStreams
 
@@ -40,6 +43,8 @@ class Context:
         feed: notifies open pages and streams of what has changed.
         measure: brings the gauges of the metrics up to date.
         slack: how Slack is called.
+        learned: how long tasks take.
+        callback_tokens, callbacks: whose callback it is, and what wakes its watch.
         unwell: returns the reasons why this process is not ready, none if it is.
         streams: the streams and waiting answers that are open.
         batches, lists: whose turn it is to register a batch, or to read a list.
@@ -57,6 +62,9 @@ class Context:
     measure: Callable[[], Awaitable[None]]
     tracing: Tracing
     slack: SlackApi
+    learned: Learned
+    callback_tokens: CallbackTokens
+    callbacks: Callbacks
     streams: OpenStreams = field(init=False, default_factory=OpenStreams)
     batches: HeavyRequests = field(init=False, default_factory=HeavyRequests)
     lists: HeavyRequests = field(init=False, default_factory=HeavyRequests)

@@ -18,8 +18,8 @@ from relay.providers.document import Answer
 from relay.providers.provider import Provider
 from relay.providers.upstreams import Busy
 from relay.security.vault import upstream_key_owner
-from relay.store import apps, polling
-from relay.store.polling import LastAnswer
+from relay.store import apps, last_answers
+from relay.store.last_answers import LastAnswer
 from relay.web.api.openapi.spec import LIMITED, errors, headers_of, json_of, query
 from relay.web.api.operations import ApiHandler, Operations
 from relay.web.api.schemas import TaskId
@@ -73,7 +73,7 @@ PIECE = 64 * 1024
 async def query_video(context: Context, request: Request, app: apps.App) -> Response:
     """Answer as the upstream answers about a task: `GET /v1/video/query?id=`."""
     task_id = _task_id(request)
-    known = await context.db.read(polling.last_answer, app.id, task_id, context.settings.provider)
+    known = await context.db.read(last_answers.last_answer, app.id, task_id, context.settings.provider)
     headers = {} if known is None else {"Relay-Watch": known.watch_id}
     if known is not None and known.body and known.holds:
         headers["Age"] = str(max(0, context.clock() - known.at) // 1000)

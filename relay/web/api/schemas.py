@@ -7,11 +7,12 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from relay.actions import WatchRequest
 from relay.channels.targets import TargetIn
 from relay.model.task_ids import CONTROL, WRITTEN, trimmed
+from relay.store.learned import P95
 from relay.store.registrations import MAX_TARGETS
 
 MAX_METADATA = 4096
@@ -24,6 +25,9 @@ TARGETS_PER_TOKEN = 20
 
 MOST_DECODED = 4
 """Times that an id may be percent-decoded on its way: by proxies, by a framework, by the upstream."""
+
+MAX_LATE_AFTER = 30 * 86400
+"""The most seconds of `late_after`: no watch is longer."""
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2025-10-06T15:14:11.908Z"])]
 
@@ -72,6 +76,21 @@ TaskId = Annotated[
 ]
 
 
+def _late_after(value: Any) -> int | str:
+    whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_LATE_AFTER
+    if not whole and value != P95:
+        raise ValueError(f"must be whole seconds, 1 to {MAX_LATE_AFTER}, or '{P95}'")
+    seconds: int | str = value
+    return seconds
+
+
+LateAfter = Annotated[
+    Any,
+    AfterValidator(_late_after),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_LATE_AFTER}, {"const": P95}]}),
+]
+
+
 class Request(BaseModel):
     """A request body: what it does not know, it refuses, so that a typo is not silently lost."""
 
@@ -113,6 +132,12 @@ class WatchIn(Request):
         "{}", description="Comes back in every event; at most 4 KiB.", json_schema_extra={"default": {}}
     )
     expires_in: int | None = Field(None, ge=1, description="Seconds until relay stops watching.")
+    late_after: LateAfter | None = Field(
+        None,
+        description="When to notify the targets that ask for `task.late`: seconds from the registration, or `p95`, the "
+        "time within which 95 % of such tasks end, as far as relay knows of 20 of them.",
+        json_schema_extra={"examples": [600, "p95"]},
+    )
     upstream_key: (
         Annotated[
             str,
@@ -132,6 +157,7 @@ class WatchIn(Request):
             metadata=self.metadata,
             expires_in=self.expires_in,
             upstream_key=self.upstream_key,
+            late_after=self.late_after,
         )
 
 

@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from relay.model.experience import TaskFigures, figures
 from relay.model.reading import Kind
 from relay.providers.provider import Provider
 from relay.providers.routing import MANY
 from relay.providers.upstreams import Upstreams
+from relay.store.learned import Learned
 from relay.store.reports import Counts
 from relay.telemetry import metrics
 
@@ -19,6 +21,7 @@ class UpstreamHealth:
     """How well one upstream answers.
 
     Attributes:
+        known: how long its tasks take, and what it costs to notice their ends; as all processes have learned.
         in_flight, silent, unrouted: watches under way, how many of them had no usable answer lately, and how many had a
             router's 404. From the database.
         kinds: answers by kind; this and what follows since this process started, and about this process alone.
@@ -27,6 +30,7 @@ class UpstreamHealth:
     """
 
     provider: Provider
+    known: TaskFigures | None
     in_flight: int
     silent: int
     unrouted: int
@@ -42,15 +46,20 @@ class UpstreamHealth:
         return self.unrouted >= MANY
 
 
-async def health(upstreams: Upstreams, counts: Counts) -> list[UpstreamHealth]:
+async def health(upstreams: Upstreams, counts: Counts, learned: Learned) -> list[UpstreamHealth]:
     """Return how well each upstream answers; those with most under way first."""
+    await learned.refresh()
     answers = _answers()
-    healths = [_health(provider, upstreams, counts, answers) for provider in await upstreams.readable()]
+    healths = [_health(provider, upstreams, counts, answers, learned) for provider in await upstreams.readable()]
     return sorted(healths, key=lambda of: (not of.provider.configured, -of.in_flight, of.provider.name))
 
 
 def _health(
-    provider: Provider, upstreams: Upstreams, counts: Counts, answers: Mapping[tuple[str, str], int]
+    provider: Provider,
+    upstreams: Upstreams,
+    counts: Counts,
+    answers: Mapping[tuple[str, str], int],
+    learned: Learned,
 ) -> UpstreamHealth:
     in_flight, silent, unrouted = counts.in_flight.get(provider.name, (0, 0, 0))
     lanes = upstreams.lanes.lanes_at(provider.host)
@@ -58,6 +67,7 @@ def _health(
     now = time.monotonic()
     return UpstreamHealth(
         provider=provider,
+        known=figures(learned.of_all(provider.name)),
         in_flight=in_flight,
         silent=silent,
         unrouted=unrouted,

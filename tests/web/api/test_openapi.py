@@ -113,7 +113,7 @@ async def test_every_operation_is_described_has_a_name_of_its_own_and_says_what_
 
 async def test_health_is_documented_as_it_answers(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     found = await document(api)
-    assert {path for path in found["paths"] if not path.startswith("/v1/")} == {"/healthz", "/readyz"}
+    assert {path for path in found["paths"] if not path.startswith("/v1/")} == {"/healthz", "/readyz", "/in/{token}"}
 
     async def unwell() -> list[str]:
         return ["the database does not answer"]

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from relay import __version__
 from relay.model.event import EventData, EventType
-from relay.web import ops
+from relay.web import callbacks, ops
 from relay.web.api.answers import ProblemOut
 from relay.web.api.openapi.spec import HEADERS, LIMITED, MODELS, SOMETIMES, JsonObject, headers_of, json_of, ref
 from relay.web.api.operations import Operation
@@ -47,6 +47,7 @@ _TOLD = {
     EventType.EXPIRED: "The deadline passed first; `error` holds the last thing that the upstream said.",
     EventType.LOST: "The upstream no longer knows the task.",
     EventType.PROGRESS: "The task goes on (only for targets that ask for it; throttled, never retried).",
+    EventType.LATE: "The task takes longer than `late_after` (only for targets that ask for it; once).",
     EventType.TEST: "A test, sent by `POST /v1/targets/test`.",
 }
 
@@ -85,7 +86,7 @@ def _webhook(kind: EventType, description: str) -> JsonObject:
 
 def _paths() -> JsonObject:
     paths: defaultdict[str, JsonObject] = defaultdict(dict)
-    operations: list[Operation[Any]] = [*OPERATIONS, *ops.operations.all]
+    operations: list[Operation[Any]] = [*OPERATIONS, *callbacks.operations.all, *ops.operations.all]
     for operation in operations:
         paths[operation.path][operation.method.lower()] = operation.documentation
     return dict(paths)

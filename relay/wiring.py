@@ -22,7 +22,8 @@ from relay.outbound.prepared import Exchanger, OverHttpx
 from relay.outbound.transport import Transport
 from relay.providers.credentials import flaw_of
 from relay.providers.definition import MAX_ANSWER, SANDBOX, load_definition
-from relay.providers.files import ProviderFiles, nearest
+from relay.providers.files import ProviderFiles
+from relay.providers.mistakes import nearest
 from relay.providers.provider import Provider
 from relay.providers.variables import variable, variables
 from relay.security import app_keys, key_file
@@ -156,7 +157,7 @@ def load_providers(
     providers = declared_providers(settings, exchanger, environ, creates)
     nobody_chose_it = bool(settings.providers) and settings.sources.get("provider") == "default"
     if settings.provider not in list(providers) and not nobody_chose_it:
-        hint = nearest(settings.provider, providers)
+        hint = nearest(settings.provider, sorted(providers))
         among = "among RELAY_PROVIDERS" if settings.providers else f"declared in {settings.config}/providers"
         raise ConfigError(f"RELAY_PROVIDER: '{settings.provider}' is not {among}; {hint}")
     for name in providers:
@@ -202,7 +203,7 @@ def declared_providers(
     for name in settings.providers:
         if name not in files:
             where = f"{settings.config}/providers"
-            raise ConfigError(f"RELAY_PROVIDERS: '{name}' is not declared in {where}; {nearest(name, files)}")
+            raise ConfigError(f"RELAY_PROVIDERS: '{name}' is not declared in {where}; {nearest(name, sorted(files))}")
     if settings.providers:
         files = {name: file for name, file in files.items() if name in settings.providers}
     if not settings.sandbox_on and not environ.get(variable("sandbox", "BASE_URL")):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -13,13 +12,6 @@ from relay.errors import ConfigError
 from relay.providers.provider import Provider
 
 log = structlog.stdlib.get_logger(__name__)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return what to say about a name that stands for nothing: the one that was perhaps meant, else all of them."""
-    names = sorted(names)
-    near = get_close_matches(name, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"there is {', '.join(names)}"
 
 
 class ProviderFiles(Mapping[str, Provider]):

@@ -70,7 +70,7 @@ def _words(error: ErrorDetails, model: type[BaseModel], place: Place) -> str:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         kind_of_table = next((str(part) for part in error["loc"] if part in KINDS), None)
         keys = list(_keys(model, place[:-1], kind_of_table))
-        return f"is no key of {'this table' if place[1:] else 'this file'}; {_nearest(place[-1], keys)}"
+        return f"is no key of {'this table' if place[1:] else 'this file'}; {nearest(place[-1], keys)}"
     if kind == "literal_error":
         choices = re.findall("'([^']*)'", context["expected"])
         given = str(error["input"])
@@ -86,7 +86,8 @@ def _words(error: ErrorDetails, model: type[BaseModel], place: Place) -> str:
     return words.format(**context) if words else error["msg"].removeprefix("Value error, ")
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return what to say about a name that stands for nothing: the one that was perhaps meant, else all of them."""
     near = get_close_matches(name, names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"there is {', '.join(names)}"
 

@@ -16,7 +16,7 @@ from relay.model.event import ALERTS, AlertData, Event, EventType, event_body
 from relay.model.ids import derived_id
 from relay.model.times import Millis, rfc3339
 from relay.model.watch import State
-from relay.store.registrations import NewTarget
+from relay.store.registrations import NewTarget, target_row
 from relay.store.schema import NEVER_ENDED, AnyRow, apps, deliveries, events, targets, watches
 from relay.store.shared_schema import troubles
 from relay.store.telling import Told, tell
@@ -57,20 +57,7 @@ def declare(tx: sa.Connection, app_id: str, given: Sequence[NewTarget], now: Mil
     tx.execute(sa.update(targets).where(t.watch_id == watch_id).values(ended_at=None, ended_why=None))
     for target in wanted.values():
         if target.fingerprint not in present:
-            tx.execute(sa.insert(targets).values(_row(watch_id, target)))
-
-
-def _row(watch_id: str, target: NewTarget) -> dict[str, object]:
-    return {
-        "id": target.id,
-        "watch_id": watch_id,
-        "type": target.type,
-        "address": target.address,
-        "place": target.place,
-        "host": target.host,
-        "events": ",".join(ALERTS),
-        "fingerprint": target.fingerprint,
-    }
+            tx.execute(sa.insert(targets).values(target_row(watch_id, target) | {"events": ",".join(ALERTS)}))
 
 
 def tell_operator(tx: sa.Connection, now: Millis) -> Told:

@@ -241,7 +241,7 @@ def _write(tx: sa.Connection, changes: _Changes, ended: Collection[str], now: Mi
 def _write_targets(tx: sa.Connection, changes: _Changes, now: Millis) -> None:
     """Write new targets, and the living messages that they have."""
     new = changes.targets
-    _NEW_TARGETS.run(tx, [_new_target(watch_id, target) for watch_id, target in new])
+    _NEW_TARGETS.run(tx, [target_row(watch_id, target) for watch_id, target in new])
     wanting = {watch_id for watch_id, target in new if EventType.PROGRESS in target.events} - changes.watches.keys()
     if wanting:
         tx.execute(sa.update(watches).where(watches.c.id.in_(wanting)).values(wants_progress=True))
@@ -317,7 +317,8 @@ def _new_watch(watch_id: str, registration: Registration, now: Millis) -> dict[s
     }
 
 
-def _new_target(watch_id: str, target: NewTarget) -> dict[str, Any]:
+def target_row(watch_id: str, target: NewTarget) -> dict[str, Any]:
+    """Return what is stored of a new target of a watch."""
     return {
         "id": target.id,
         "watch_id": watch_id,

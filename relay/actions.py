@@ -19,15 +19,17 @@ import structlog
 from relay.channels.base import Target
 from relay.channels.sender import Sender
 from relay.channels.targets import TargetOut, Targets
+from relay.channels.watch_request import WatchRequest
 from relay.errors import Invalid, RelayError, TooManyRequests
 from relay.model.cadence import first_poll
 from relay.model.delivery import Attempt
 from relay.model.times import Millis
 from relay.outbound.callers import Caller, CallKind
 from relay.outbound.receivers import ReceiverLanes
+from relay.providers.hosts import Unaskable
 from relay.providers.provider import Provider
 from relay.providers.upstreams import Upstreams
-from relay.security.vault import Vault, upstream_key_owner
+from relay.security.vault import Vault, inline_owner, upstream_key_owner
 from relay.settings.options import Settings
 from relay.slices import Slices
 from relay.store import Database, cleanup, deliveries, registrations, watches
@@ -44,27 +46,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 JUDGED_AT_ONCE = 32
 """Registrations of one batch that are judged at the same time: some wait for a look-up of a name."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchRequest:
-    """A task to watch and where to tell its end, as an app asks for it.
-
-    Attributes:
-        provider: which upstream to ask; None for the configured one.
-        metadata: JSON that comes back in every event.
-        expires_in: seconds until relay stops watching; None for what the provider's file says, or the configured time.
-        upstream_key: the upstream's API key for this watch; None for the configured one.
-        permitted: the targets are permitted, whatever the app may have by itself.
-    """
-
-    task_id: str
-    targets: Sequence[Target]
-    provider: str | None = None
-    metadata: str = "{}"
-    expires_in: int | None = None
-    upstream_key: str | None = field(default=None, repr=False)
-    permitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +148,9 @@ class Actions:
         """Return why this deployment cannot fulfil a request, or does not allow it; None if it can and does."""
         try:
             await self.check_provider(app_id, request)
-            self.expires_in(request)
+            if problem := await self.upstreams.problem(request.inline):
+                return Invalid.at("/provider/url", problem)
+            self.expires_in(request, self._provider(request))
             for index, target in enumerate(request.targets):
                 await slices.turn()
                 await self.targets.check(target, f"/targets/{index}", None if request.permitted else app_id)
@@ -177,49 +160,48 @@ class Actions:
 
     def registration(self, app_id: str, request: WatchRequest, traceparent: str | None) -> Registration:
         """Return a request, which is judged, as it is stored: with its secrets sealed."""
-        provider = self._provider(request.provider)
-        expires_in = self.expires_in(request)
-        targets = tuple(self.targets.seal(app_id, target) for target in request.targets)
+        provider = self._provider(request)
+        expires_in = self.expires_in(request, provider)
         now = self.clock()
-        cadence = self.settings.poll_interval or provider.definition.cadence
+        cadence = provider.cadence(self.settings.poll_interval)
+        key = (app_id, provider.name, request.task_id)
         return Registration(
-            app_id=app_id,
-            provider=provider.name,
-            task_id=request.task_id,
-            targets=targets,
+            *key,
+            targets=tuple(self.targets.seal(app_id, target) for target in request.targets),
             metadata=request.metadata,
-            upstream_key=self._sealed_key(app_id, provider.name, request),
+            upstream_key=self.vault.seal_text(request.upstream_key, upstream_key_owner(*key)),
             first_poll_at=first_poll(cadence, now, None if provider.definition.bulk else random.random()),  # noqa: S311
             expires_at=now + round(expires_in * 1000),
             traceparent=traceparent,
+            upstream_base=provider.address if request.upstream_base and not provider.at_home else None,
+            inline=self.vault.seal_text(request.inline, inline_owner(*key)),
         )
 
-    def _provider(self, name: str | None) -> Provider:
-        return self.upstreams.usable(self.settings.provider if name is None else name)
+    def _provider(self, request: WatchRequest) -> Provider:
+        name = self.settings.provider if request.provider is None else request.provider
+        try:
+            return self.upstreams.find(name, request.task_id, request.upstream_base, request.inline)
+        except Unaskable as why:
+            raise Invalid.at(f"/{why.field}", why.advice) from None
 
     async def check_provider(self, app_id: str, request: WatchRequest) -> None:
         """Refuse a watch whose id lacks a part, or without a key that will do. One that is there may have its own."""
-        provider = self._provider(request.provider)
+        provider = self._provider(request)
         if problem := provider.id_problem(request.task_id):
             raise Invalid.at("/task_id", problem)
         if not provider.lacks_key(request.upstream_key):
             provider.check_key(request.upstream_key)
         elif not await self.db.read(registrations.has_key, app_id, provider.name, request.task_id):
-            raise Invalid.at("/provider", f"{provider.key_remedy}, or give the watch its own 'upstream_key'")
+            raise Invalid.at(*provider.key_refusal)
 
-    def expires_in(self, request: WatchRequest) -> float:
+    def expires_in(self, request: WatchRequest, provider: Provider) -> float:
         longest = int(self.settings.max_expires_in)
         if request.expires_in is None:
-            usual = self._provider(request.provider).definition.cadence.expires_in
+            usual = provider.definition.cadence.expires_in
             return min(usual or self.settings.expires_in, self.settings.max_expires_in)
         if request.expires_in > longest:
             raise Invalid.at("/expires_in", f"must be at most {longest} seconds")
         return request.expires_in
-
-    def _sealed_key(self, app_id: str, provider: str, request: WatchRequest) -> bytes | None:
-        if request.upstream_key is None:
-            return None
-        return self.vault.seal(request.upstream_key.encode(), upstream_key_owner(app_id, provider, request.task_id))
 
     async def _commit(self, groups: Sequence[Sequence[Registration]]) -> Sequence[Sequence[Judgement]]:
         """Store several requests' registrations in one transaction; return what came of them, in the same groups."""

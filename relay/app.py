@@ -27,7 +27,6 @@ from relay.errors import StoreUnavailable
 from relay.outbound.descriptors import limit, raise_limit
 from relay.outbound.leases import Leases
 from relay.outbound.receivers import ReceiverLanes
-from relay.providers.upstreams import Upstreams
 from relay.settings.options import Settings
 from relay.store import migrate, notifications
 from relay.store.change_feed import ChangeFeed
@@ -44,6 +43,7 @@ from relay.wiring import (
     declare_default_app,
     load_providers,
     open_database,
+    open_upstreams,
     open_vault,
     open_ways,
     warn_at_start,
@@ -104,7 +104,8 @@ class Relay:
         self.clock = SharedClock(self.db, name)
         self.clock.look_here()
         now = self.clock.now
-        self.upstreams = Upstreams(providers, now)
+        urls = UrlCheck(self.ways.guard)
+        self.upstreams = open_upstreams(settings, providers, self.ways, urls, now)
         declare_default_app(self.db, self.vault, settings, now())
         self.scheduler = Scheduler()
         self._database = SharedRead(self._database_unwell, LOOK_EVERY)
@@ -116,7 +117,7 @@ class Relay:
         resources = Resources(
             settings,
             TargetTransport(self.ways.encrypted, self.ways.plain),
-            UrlCheck(self.ways.guard),
+            urls,
             EVERYWHERE if settings.egress_proxy else self.ways.guard,
             self.db,
             name,
@@ -325,11 +326,10 @@ async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> No
                 await stack.enter_async_context(relay.working())
             if listener is not None:
                 answering = math.ceil(min(ANSWERING, settings.grace))
-                keep_alive = settings.keep_alive
                 # Only now, and in a thread: no poll needs what the site imports, and the polls of a process that was
                 # killed are overdue. Callers wait for that long, but are not refused: the listener is open.
                 site = await asyncio.to_thread(_build_site, relay.context)
-                await stack.enter_async_context(serving(site, listener, answering, keep_alive))
+                await stack.enter_async_context(serving(site, listener, answering, settings.keep_alive))
                 url = link_to(listener)
             elif settings.metrics_port is not None:
                 health = listen(settings.bind, settings.metrics_port, "RELAY_METRICS_PORT")

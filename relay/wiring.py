@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_network
@@ -13,6 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 
+from relay.channels.urls import UrlCheck
 from relay.errors import ConfigError, Conflict
 from relay.model.ids import new_id
 from relay.model.times import Millis
@@ -23,8 +24,10 @@ from relay.outbound.transport import Transport
 from relay.providers.credentials import flaw_of
 from relay.providers.definition import MAX_ANSWER, SANDBOX, load_definition
 from relay.providers.files import ProviderFiles
+from relay.providers.inline import InlineProviders
 from relay.providers.mistakes import nearest
 from relay.providers.provider import Provider
+from relay.providers.upstreams import Upstreams
 from relay.providers.variables import variable, variables
 from relay.security import app_keys, key_file
 from relay.security.guard import Guard
@@ -164,6 +167,14 @@ def load_providers(
         if name in (settings.provider, "sandbox") or any(environ.get(each) for each in variables(name)):
             providers.load(name)
     return providers
+
+
+def open_upstreams(
+    settings: Settings, providers: ProviderFiles, ways: Ways, urls: UrlCheck, clock: Callable[[], Millis]
+) -> Upstreams:
+    """Return the declared upstreams with their lanes, and those of inline definitions where these are switched on."""
+    inline = InlineProviders(ways.encrypted, ways.plain, urls.problem) if settings.inline_providers else None
+    return Upstreams(providers, clock, inline)
 
 
 def warn_at_start(settings: Settings, providers: Mapping[str, Provider], environ: Mapping[str, str]) -> None:

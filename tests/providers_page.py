@@ -18,7 +18,8 @@ What relay can watch: one file of [config/providers](../config/providers) each. 
 of them, and [Add a provider](add-a-provider.md) says how to write another.
 
 - **watches** is what a task is called in Slack and on the dashboard.
-- **to set**: the variables without which it cannot be asked. A watch may bring its own key instead.
+- **to set**: the variables without which it cannot be asked. A watch may bring its own key instead, as `upstream_key`,
+  and where the file lists `hosts` its own address, as `upstream_base`.
 - **asked after**: the seconds to the first query, and those between two queries in the end.
 - **limits**: how much it is asked, for each key.
 - **evidence**: the recorded answers that relay is tested with, composed after the documentation that the text below
@@ -38,7 +39,9 @@ def _table(definitions: list[Definition]) -> Iterator[str]:
     yield "| name | title | watches | to set | asked after | limits | evidence |"
     yield "|---|---|---|---|---|---|---|"
     for one in definitions:
-        variables = ", ".join(f"`{name}`" for name in to_set(one)) or "nothing"
+        variables = ", ".join(f"`{name}`" for name in to_set(one)) or (
+            "nothing: a watch brings both" if one.hosts else "nothing"
+        )
         cells = (one.title, one.noun, variables, interval(one.cadence), limits(one.budget), _evidence(one.name))
         yield f"| [{one.name}](#{one.name}) | {' | '.join(cells)} |"
 

@@ -19,7 +19,7 @@ from relay.model import cadence, retry, watch
 from relay.model.watch import Caution
 from relay.outbound import codings, connections, lanes, receivers, reservations
 from relay.outbound.lane import Limit
-from relay.providers import credentials, jwts, messages, shared_queries, troubles, upstreams
+from relay.providers import credentials, expressions, inline, jwts, messages, shared_queries, troubles, upstreams
 from relay.providers.definition import MAX_ANSWER, MAX_TIMEOUT, Definition, RequestTable, load_definition
 from relay.providers.fields import MAX_WHOLE_TEXT
 from relay.providers.messages import MAX_KEPT
@@ -89,6 +89,8 @@ def default(option: str) -> float:
 
 
 UNIFIED_VIDEO = load_definition(ROOT / "config/providers/unified-video.toml", {})
+INLINE_REQUEST = inline.definition_of(inline.Inline("", "done")).request
+INLINE = (inline.CADENCE.floor, INLINE_REQUEST.timeout, float(INLINE_REQUEST.max_bytes))
 SCHEDULE: tuple[float, ...] = Settings.model_fields["retry_schedule"].default
 PASSWORD = Settings.model_fields["admin_password"]
 LEAST = next(bound.ge for bound in RequestTable.model_fields["max_bytes"].metadata if hasattr(bound, "ge"))
@@ -119,6 +121,11 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
             credentials.LONGEST_RETRY,
         ),
         "`{now}` is {} ago": jwts.SKEW,
+        "An expression may make {} copies": expressions.MAX_COPIES,
+        "Each expression has at most {} characters": expressions.MAX_PLAIN,
+        "never within {} of the query before, waits {}, and reads {}": INLINE,
+        "An app asks one host {} times at once": inline.OF_APP.concurrency,
+        "all apps together {} times a second": inline.OF_HOST.per_second or 0.0,
     },
     "docs/dashboard.md": {
         "status and answer (the first {})": SHOWN_OF_AN_ANSWER,
@@ -150,6 +157,10 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "they differ by more than {}, it polls": clock_reset.TOLERANCE / 1000,
     },
     "docs/security.md": {
+        "a floor of {}, lanes for the app": inline.CADENCE.floor,
+        "the app's own share of connections, {} and {} |": INLINE[1:],
+        "those of files make at most {} copies": expressions.MAX_COPIES,
+        "from yours, every {}": inline.CADENCE.floor,
         "beyond {} nothing is claimed or deleted": clock_reset.TOLERANCE / 1000,
         "as the loop has moved within the last {}": heartbeat.HANGS,
         "Lists show {} of the answer": deliveries.LISTED_ANSWER,

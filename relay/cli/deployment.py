@@ -183,7 +183,7 @@ def check(as_json: JsonOption = False) -> None:
     try:
         violations = db.run_here(invariants.find_violations) + db.run_here(invariants.find_faults)
         clocks = db.run_here(processes.wrong_clocks)
-        orphans = db.run_here(invariants.find_orphans, files)
+        orphans = db.run_here(invariants.find_orphans, files, inline=settings.inline_providers)
     finally:
         db.close()
     findings = [{"what": violation.what, "ids": list(violation.ids)} for violation in violations]

@@ -47,7 +47,8 @@ def list_(as_json: JsonOption = False) -> None:
             table.add_row(name, "", f"cannot be used: {error.detail}")
         else:
             listed.append({"name": name, "title": p.definition.title, "configured": p.configured})
-            table.add_row(name, p.definition.title, p.host if p.configured else f"no address yet: {p.remedy}")
+            asks = p.host or ", ".join(p.definition.hosts) or f"no address yet: {p.remedy}"
+            table.add_row(name, p.definition.title, asks)
     if as_json:
         print_json(listed)
     else:
@@ -79,6 +80,8 @@ def show(
     console.print(f"{definition.name}: {definition.title} ({definition.noun})\n\n{about}\n", soft_wrap=True)
     table = Table(box=None, show_header=False)
     table.add_row("asks", facts["asks"])
+    if definition.hosts:
+        table.add_row("hosts", ", ".join(definition.hosts))
     if facts["asks_for_result"]:
         table.add_row("for the result", facts["asks_for_result"])
     if facts["asks_about_many"]:
@@ -278,6 +281,8 @@ def try_(
     Reads RELAY_CONFIG, NAME_BASE_URL, NAME_API_KEY and RELAY_ALLOWED_NETWORKS.
     """
     from relay.model.task_ids import trimmed
+    from relay.providers.hosts import Unaskable
+    from relay.providers.variables import variable
     from relay.wiring import declared_providers, now, open_ways
 
     task_id = trimmed(task_id)
@@ -293,7 +298,10 @@ def try_(
             providers = declared_providers(settings, ways.upstreams, os.environ)
             if provider not in list(providers):
                 raise ConfigError(f"'{provider}' is not declared; 'relay providers list' shows what is")
-            declared = providers.load(provider)
+            try:
+                declared = providers.load(provider).at(None, task_id)
+            except Unaskable as why:
+                raise ConfigError(f"{why}: set {variable(provider, 'BASE_URL')}") from None
             if declared.lacks_key(None):
                 raise ConfigError(declared.key_remedy)
             if problem := declared.id_problem(task_id):

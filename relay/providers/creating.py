@@ -115,7 +115,7 @@ class Sending:
         self._secret_forms = encoded_forms([provider.key] if provider.key and create.key is None else [])
         request = httpx.Request(
             create.submit.method,
-            provider.address,
+            provider.base_url,
             headers=[*create.headers, (b"Accept-Encoding", READABLE.encode())],
             stream=httpx.ByteStream(b""),
             extensions={

@@ -16,84 +16,28 @@ from relay.model.cadence import Cadence
 from relay.model.watch import NOUN, Caution
 from relay.outbound.lane import Limit
 from relay.providers.answer_paths import Read
-from relay.providers.auth import Auth
+from relay.providers.auth import Auth, OAuth
 from relay.providers.bulk import Bulk
 from relay.providers.follow import Follow
+from relay.providers.hosts import Host
 from relay.providers.id_form import IdForm
 from relay.providers.mistakes import mistakes
 from relay.providers.paths import Table
 from relay.providers.placeholders import names_in, unknown_in
+from relay.providers.statuses import Errors, Statuses
 from relay.providers.submit import Submit
 from relay.providers.variables import variable
 from relay.settings.sources import from_environment, toml_of
 from relay.settings.types import MIB, Size, duration, fits_in_a_header
-
-
-class Statuses(Table):
-    """`[statuses]`: which statuses mean what, compared without case.
-
-    `http` has those of HTTP that say how a task stands, where the answer itself has no status.
-    """
-
-    pending: tuple[str, ...] = ()
-    completed: tuple[str, ...] = Field(min_length=1)
-    failed: tuple[str, ...] = ()
-    unknown_task: tuple[str, ...] = ()
-    http: dict[int, Literal["pending", "completed", "failed"]] = Field({})
-
-    @field_validator("pending", "completed", "failed", "unknown_task")
-    @classmethod
-    def _lower(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(value.lower() for value in values)
-
-    @property
-    def lists(self) -> dict[str, tuple[str, ...]]:
-        """Return the statuses of each meaning."""
-        return self.model_dump(exclude={"http"})
-
-    def model_post_init(self, _context: Any) -> None:
-        seen: set[str] = set()
-        for status in (status for group in self.lists.values() for status in group):
-            if status in seen:
-                raise ValueError(f"the status '{status}' stands in two places")
-            seen.add(status)
-        if any(not (200 <= code < 300 or _speaks_of_a_task(code)) for code in self.http):
-            raise ValueError(f"http: must be statuses from 200 to 299, or {OF_A_TASK}")
-        if any(code >= 400 and kind == "completed" for code, kind in self.http.items()):
-            raise ValueError("http: a status from 400 to 499 is no success")
-
-
-OF_A_TASK = "from 400 to 499 that speak of a task: not 401, 402, 403, 408 or 429"
-
-
-def _speaks_of_a_task(code: int) -> bool:
-    return 400 <= code < 500 and code not in (401, 402, 403, 408, 429)
-
-
-class Errors(Table):
-    """`[errors]`: which HTTP errors say something about a task, or about the key."""
-
-    unknown_task_http: tuple[int, ...] = ()
-    unknown_task_codes: tuple[str, ...] = ()
-    task_names: tuple[str, ...] = ()
-    gateway_codes: tuple[str, ...] = ()
-    quota_codes: tuple[str, ...] = ()
-    limited_codes: tuple[str, ...] = ()
-    fine_codes: tuple[str, ...] = ()
-
-    @field_validator("unknown_task_http")
-    @classmethod
-    def _of_a_task(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if not all(map(_speaks_of_a_task, values)):
-            raise ValueError(f"must be statuses {OF_A_TASK}")
-        return values
-
 
 SANDBOX = "sandbox:"
 """The `base_url` of the upstream that relay plays itself."""
 
 
 _OF_A_URL = ("task_id", "task_path")
+
+TASK_URL = "{task_url}"
+"""The `path` of a provider whose ids are whole addresses."""
 
 
 MAX_ANSWER = 16 * MIB
@@ -109,13 +53,14 @@ class RequestTable(Table):
 
     `{task_id}` stands for the id, percent-encoded in path and query; `{task_path}` for an id that is itself a path; the
     names of `id` for its parts; `{key}` for the API key. A header that needs a key is left out when there is none.
-    Names and values of `query` are plain text, `path` is sent as it is written.
+    Names and values of `query` are plain text, `path` is sent as it is written. It may be `{task_url}` alone, for an id
+    that is a whole address.
     """
 
     base_url: str = ""
     id: str = ""
     method: Literal["GET", "POST"] = "GET"
-    path: str = Field(pattern=r"^/[!-~]*$")
+    path: str = Field(pattern=r"^(/[!-~]*|\{task_url\})$")
     query: dict[str, str] = Field({})
     headers: dict[str, str] = Field({})
     json_body: dict[str, Any] | None = Field(None, alias="json")
@@ -145,6 +90,8 @@ class RequestTable(Table):
     @field_validator("path", "query", "headers")
     @classmethod
     def _known_placeholders(cls, template: Any, info: ValidationInfo) -> Any:
+        if template == TASK_URL:
+            return template
         allowed = ("key",) if info.field_name == "headers" else (*_OF_A_URL, *names_in(info.data.get("id", "")))
         if unknown := unknown_in(template, allowed):
             known = " and ".join(f"{{{name}}}" for name in allowed)
@@ -174,6 +121,11 @@ class RequestTable(Table):
         return self
 
     @property
+    def asks_the_id(self) -> bool:
+        """Return whether the id is the address that is asked."""
+        return self.path == TASK_URL
+
+    @property
     def carries_key(self) -> bool:
         """Return whether a query carries the API key."""
         return any("{key}" in value for value in self.headers.values())
@@ -189,7 +141,7 @@ class RequestTable(Table):
         asked = set(names_in([self.path, self.query])) | in_body - {"task_path"}
         if unused := [name for name in IdForm(self.id).names if name not in asked]:
             raise ValueError(f"id: {{{unused[0]}}} stands nowhere in 'path', 'query' or 'json'")
-        if not self.id and asked.isdisjoint(_OF_A_URL):
+        if not self.id and not self.asks_the_id and asked.isdisjoint(_OF_A_URL):
             raise ValueError("needs {task_id} or {task_path} in 'path' or 'query', or {task_id} in 'json'")
         return self
 
@@ -211,6 +163,7 @@ class Definition(Table):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     title: str = ""
     noun: str = Field(NOUN, min_length=1, max_length=40)
+    hosts: tuple[Host, ...] = ()
     request: RequestTable
     auth: Auth | None = None
     submit: tuple[Submit, ...] = ()
@@ -222,6 +175,19 @@ class Definition(Table):
     caution: Caution = Caution()
     cadence: Cadence = Cadence()
     budget: Limit = Limit()
+
+    @model_validator(mode="after")
+    def _asks_the_files_address_for_tokens(self) -> Self:
+        if self.hosts and isinstance(self.auth, OAuth) and self.auth.token_url.startswith("{base_url}"):
+            raise ValueError("auth.token_url: needs an address of its own beside 'hosts': keys are not sent to theirs")
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_of_ids(self) -> Self:
+        if self.request.asks_the_id and (self.request.query or not self.hosts):
+            why = "else any app could have the key sent to itself, and no 'query': the id has its own"
+            raise ValueError(f"path = '{TASK_URL}' needs 'hosts', {why}")
+        return self
 
     @field_validator("cadence", mode="before")
     @classmethod

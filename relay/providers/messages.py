@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -81,6 +82,19 @@ class Messages:
         self._remedy = remedy
         self._templates: dict[str | None, QueryTemplate] = {}
         self._credentials = Credentials(definition.auth, definition.request, exchanger) if definition.auth else None
+
+    def at(self, base: httpx.URL | None, key: str | None) -> Messages:
+        """Return these messages to another address. What is made of a key is shared, and made where the file says.
+
+        Args:
+            key: the deployment's API key there, if that may be sent to it.
+        """
+        moved = copy(self)
+        moved._base = base
+        moved._address = str(base).rstrip("/") if base else ""
+        moved._key = key
+        moved._templates = {}
+        return moved
 
     async def send(
         self, key: str | None, which: Which, target: bytes, content: bytes, names: Mapping[str, str], now: Millis

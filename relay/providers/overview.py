@@ -8,7 +8,7 @@ from pathlib import Path as File
 
 from relay.model.cadence import Cadence
 from relay.outbound.lane import Limit
-from relay.providers.definition import SANDBOX, Definition, RequestTable
+from relay.providers.definition import SANDBOX, Definition
 from relay.providers.paths import Path, Table
 from relay.providers.variables import variable
 
@@ -26,15 +26,22 @@ def key_variable(definition: Definition) -> str | None:
 
 
 def to_set(definition: Definition) -> list[str]:
-    """Return the variables that have to be set before the provider can be asked: its address and its key."""
+    """Return the variables that have to be set before the provider can be asked: its address and its key.
+
+    There are none where each watch brings its own.
+    """
+    if definition.hosts and not definition.request.base_url:
+        return []
     address = None if definition.request.base_url else variable(definition.name, "BASE_URL")
     return [name for name in (address, key_variable(definition)) if name]
 
 
-def query_line(request: RequestTable) -> str:
+def query_line(definition: Definition) -> str:
     """Write what one query asks: the method, and the URL as the file has it."""
+    request = definition.request
+    elsewhere = "" if request.asks_the_id else "".join(f"https://{host}" for host in definition.hosts[:1])
     query = "&".join(f"{name}={value}" for name, value in request.query.items())
-    return f"{request.method} {request.base_url}{request.path}" + (f"?{query}" if query else "")
+    return f"{request.method} {request.base_url or elsewhere}{request.path}" + (f"?{query}" if query else "")
 
 
 def bulk_line(definition: Definition) -> str | None:

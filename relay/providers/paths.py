@@ -7,9 +7,9 @@ from typing import Annotated, Any, NamedTuple
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from jmespath.functions import Functions
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
+from relay.providers.expressions import Interpreter, judge
 from relay.providers.fields import number_of
 
 
@@ -150,9 +150,8 @@ TAGS = ("expressions", "quotient", "number", "flag")
 
 def _search(expression: str) -> Callable[[Any], Any]:
     """Compile an expression. Nearly all are plain `a.b.c`: walking one takes a tenth of interpreting it."""
-    compiled = jmespath.compile(expression)
-    if unknown := next((name for name in _functions(compiled.parsed) if name not in Functions.FUNCTION_TABLE), None):
-        raise ValueError(f"JMESPath has no function '{unknown}'; it has {', '.join(sorted(Functions.FUNCTION_TABLE))}")
+    judge(expression)
+    tree = jmespath.compile(expression).parsed
     names = expression.split(".")
 
     def member(value: Any) -> Any:
@@ -167,7 +166,7 @@ def _search(expression: str) -> Callable[[Any], Any]:
 
     def interpret(value: Any) -> Any:
         try:
-            return compiled.search(value)
+            return _interpreter.visit(tree, value)
         except (JMESPathError, TypeError, ValueError, RecursionError):
             return None  # an expression that does not fit an answer finds nothing in it
 
@@ -176,10 +175,4 @@ def _search(expression: str) -> Callable[[Any], Any]:
     return walk if names[1:] else member
 
 
-def _functions(node: Any) -> Iterator[str]:
-    """Yield the functions that an expression calls: JMESPath itself looks for one only when it comes to call it."""
-    if isinstance(node, dict):
-        if node["type"] == "function_expression":
-            yield node["value"]
-        for child in node["children"]:
-            yield from _functions(child)
+_interpreter = Interpreter()

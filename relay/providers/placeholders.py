@@ -7,7 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+import httpx
+
 _PLACEHOLDER = re.compile(r"\{\w+\}?")
+
+_DOTS = re.compile(r"/\.\.?(?:/|$)")
+"""Parts of a path that servers take for directions, also where they are percent-encoded."""
 
 
 def texts_in(template: Any) -> Iterator[str]:
@@ -57,3 +62,14 @@ def filled(template: Any, names: Mapping[str, str]) -> Any:
     if isinstance(template, str):
         return re.sub(r"\{(\w+)\}", lambda mark: names.get(mark[1], mark[0]), template)
     return template
+
+
+def as_sent(target: str) -> bytes:
+    """Return path and query as they are sent.
+
+    Raises:
+        httpx.LocalProtocolError: they would lead somewhere else. No id can be registered for which they do.
+    """
+    if "/." in target and _DOTS.search(target.partition("?")[0]):
+        raise httpx.LocalProtocolError("a part of the id is '.' or '..', which leads to another address")
+    return target.encode("ascii")

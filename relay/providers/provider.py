@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -12,9 +12,11 @@ import orjson
 import structlog
 
 from relay.errors import ConfigError, Invalid
+from relay.model.cadence import Cadence
 from relay.model.reading import TOO_LARGE, Kind, Reading
 from relay.model.times import Millis
 from relay.outbound.descriptors import NoRoom
+from relay.outbound.lane import Limit
 from relay.outbound.prepared import Exchanger
 from relay.outbound.transport import failure_class
 from relay.providers.addresses import QueryAddress
@@ -23,17 +25,15 @@ from relay.providers.credentials import Credential, flaw_of
 from relay.providers.definition import SANDBOX, Definition
 from relay.providers.document import Answer
 from relay.providers.follow import FollowUp, NoFollowUp
+from relay.providers.hosts import Standing, Unaskable, address_of, standing
 from relay.providers.id_form import IdForm
-from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, QUERY, Messages
+from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, MAX_TEMPLATES, QUERY, Messages
 from relay.providers.passing import KeyPlaces
-from relay.providers.placeholders import as_text, filled, filled_url
+from relay.providers.placeholders import as_sent, as_text, filled, filled_url
 from relay.providers.reader import Reader, not_answered
 from relay.providers.variables import variable
 
 log = structlog.stdlib.get_logger(__name__)
-
-_DOTS = re.compile(r"/\.\.?(?:/|$)")
-"""Parts of a path that servers take for directions, also where they are percent-encoded."""
 
 
 class Provider:
@@ -53,6 +53,8 @@ class Provider:
         key_places: where a request of an app carries the key.
         prefix: the path of its address, before every path of its file.
         host: the host that is asked; empty if its address is not known.
+        address: where it is asked; empty if that is not known.
+        at_home: that is its own address, not one that a watch has given.
     """
 
     def __init__(
@@ -68,25 +70,83 @@ class Provider:
         self.query_address = QueryAddress(definition.request)
         self.key_places = KeyPlaces.of(definition.request)
         self._reader = Reader(definition.read, definition.statuses, definition.errors)
-        base = "http://sandbox" if definition.request.base_url == SANDBOX else definition.request.base_url
-        self._base = httpx.URL(base) if base else None
-        self.host = self._base.host if self._base else ""
         query = "&".join(f"{quote(name, safe='')}={as_text(value)}" for name, value in definition.request.query.items())
-        self.prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
-        self._target = self.prefix + definition.request.path + (f"?{query}" if query else "")
+        self._path = definition.request.path + (f"?{query}" if query else "")
         self._id_form = IdForm(definition.request.id)
-        follow = definition.follow
-        self._follow_up = FollowUp(follow, definition.read.envelope.members, self._base) if follow else None
-        self._messages = Messages(definition, self._base, key, exchanger, self.remedy)
+        self._elsewhere: dict[str, Provider] = {}
+        self._messages = Messages(definition, None, key, exchanger, self.remedy)
+        self._stand_at("http://sandbox" if definition.request.base_url == SANDBOX else definition.request.base_url)
+        self.at_home = True
+        self._gets_deployment_key = True
+
+    def _stand_at(self, base: str) -> None:
+        """Make an address the one that is asked."""
+        self._base = httpx.URL(base) if base else None
+        self.address = str(self._base).rstrip("/") if self._base else ""
+        self.host = self._base.host if self._base else ""
+        self.prefix = self._base.raw_path.decode().rstrip("/") if self._base else ""
+        self._target = self.prefix + self._path
+        follow = self.definition.follow
+        self._follow_up = FollowUp(follow, self.definition.read.envelope.members, self._base) if follow else None
+        self._messages = self._messages.at(self._base, self._key)
+
+    def at(self, base: str | None, task_id: str) -> Provider:
+        """Return this provider at the address where a task is asked about.
+
+        Args:
+            base: the address that its watch has given.
+
+        Raises:
+            Unaskable: there is no such address, or it is not within the hosts of the file.
+        """
+        request = self.definition.request
+        if base is None and not request.asks_the_id:
+            if self._base is not None:
+                return self
+            if self.definition.hosts:
+                remedy = f"give it 'upstream_base', such as https://{self.definition.hosts[0]}, or {self.remedy}"
+                raise Unaskable("upstream_base", f"'{self.name}' is asked at an address of each watch", remedy)
+            raise Unaskable("provider", f"'{self.name}' has no address here", self.remedy)
+        if base is not None and request.asks_the_id:
+            raise Unaskable("upstream_base", f"the ids of '{self.name}' are whole addresses", "leave it out")
+        return self._within(*(("task_id", task_id) if base is None else ("upstream_base", base)))
+
+    def _within(self, field: str, url: str) -> Provider:
+        """Return this provider at an address within its hosts, of which its own is one."""
+        hosts = self.definition.hosts
+        is_id = field == "task_id"
+        own = address_of(self.address)
+        address = address_of(url)
+        if address and own and address.origin == own.origin and (is_id or url.rstrip("/") == self.address):
+            return self
+        known = standing(hosts, address) if address else None
+        if address is None or known is None or not (is_id or address.target in ("", "/")):
+            where = " or ".join(f"https://{host}" for host in hosts) or "left out: its file lists no hosts"
+            why = f"{'the id' if is_id else 'the address'} is not within the hosts of '{self.name}'"
+            raise Unaskable(field, why, f"it must be {where}{' and a path' if is_id else ''}")
+        return self._elsewhere.get(address.origin) or self._moved(address.origin, known)
+
+    def _moved(self, origin: str, known: Standing) -> Provider:
+        """Return a copy of this provider that is asked elsewhere. Only a host that the file writes out gets its key."""
+        moved = copy(self)
+        moved._key = self._key if known is Standing.NAMED else None
+        moved._stand_at(origin)
+        moved._needs_key = self.definition.uses_key
+        moved._gets_deployment_key = known is Standing.NAMED
+        moved.at_home = False
+        if len(self._elsewhere) >= MAX_TEMPLATES:
+            self._elsewhere.clear()
+        self._elsewhere[origin] = moved
+        return moved
 
     @property
     def configured(self) -> bool:
-        """Return whether its address is known."""
-        return self._base is not None
+        """Return whether its address is known, or is one that each watch gives."""
+        return self._base is not None or bool(self.definition.hosts)
 
     @property
-    def address(self) -> httpx.URL:
-        """Return its address.
+    def base_url(self) -> httpx.URL:
+        """Return where it is asked.
 
         Raises:
             ConfigError: the provider has none.
@@ -116,9 +176,18 @@ class Provider:
     @property
     def key_remedy(self) -> str:
         """Return what to do where a query lacks its key."""
+        if not self._gets_deployment_key:
+            return f"{self.host} gets no key of this deployment's: register the task with its own 'upstream_key'"
         auth = self.definition.auth
         form = f" to {auth.shape}" if auth else ""
         return f"'{self.name}' needs an API key: set {self.key_variable}{form}"
+
+    @property
+    def key_refusal(self) -> tuple[str, str]:
+        """Return what a registration is told that brings no key where one is needed: where, and what to do."""
+        if self._gets_deployment_key:
+            return "/provider", f"{self.key_remedy}, or give the watch its own 'upstream_key'"
+        return "/upstream_key", self.key_remedy
 
     def lacks_key(self, key: str | None) -> bool:
         """Return whether a query with a watch's own key, or None for the deployment's, would lack the key it needs."""
@@ -143,6 +212,18 @@ class Provider:
             return None
         return f"must be of the form {self._id_form.form}, with which '{self.name}' is asked"
 
+    def lanes(self, key: str | None, _app: str, /) -> Sequence[tuple[Hashable, Limit]]:
+        """Return the lanes that a query of an app goes through, with what each may take."""
+        return ((self.lane(key), self.definition.budget),)
+
+    def share(self, app: str) -> tuple[str, str]:
+        """Return whose share a query of an app takes, of what has an end; and the app, if it is shared."""
+        return self.host, app
+
+    def cadence(self, instead: Cadence | None) -> Cadence:
+        """Return how often to ask: what the deployment has in place of all files' cadences, or this one's."""
+        return instead or self.definition.cadence
+
     async def query(self, task_id: str, key: str | None, now: Millis) -> tuple[Reading, Answer | None]:
         """Ask once about a task. A failure of the upstream is a reading too. Beside it stands the answer, if one came.
 
@@ -156,7 +237,7 @@ class Provider:
         """
         try:
             names = self._names_of(task_id)
-            target = _target(filled_url(self._target, names))
+            target = self._target_of(task_id, names)
             answer = await self._messages.send(key, QUERY, target, self._body_of(names), names, now)
         except NoRoom:
             raise
@@ -175,7 +256,7 @@ class Provider:
         if bulk is None:
             return SharedReading({}, Reading(Kind.NOT_ANSWERED), refused=True)
         try:
-            target = _target(self.prefix + bulk.target(task_ids))
+            target = as_sent(self.prefix + bulk.target(task_ids))
             answer = await self._messages.send(key, BULK, target, bulk.body(task_ids), {}, now)
         except NoRoom:
             raise
@@ -217,7 +298,7 @@ class Provider:
             return reading
         try:
             names = self._names_of(task_id)
-            target = _target(self._follow_up.target(answer, names))
+            target = as_sent(self._follow_up.target(answer, names))
             second = await self._messages.send(key, FOLLOW_UP, target, b"", names, now)
         except NoRoom:
             raise
@@ -252,18 +333,14 @@ class Provider:
             raise httpx.LocalProtocolError(f"the id is not of the form {self._id_form.form}")
         return {**parts, "task_id": task_id, "task_path": task_id}
 
+    def _target_of(self, task_id: str, names: Mapping[str, str], /) -> bytes:
+        """Return path and query of a query about a task."""
+        if self.definition.request.asks_the_id:
+            address = address_of(task_id)
+            return as_sent(address.target if address and address.target else "/")
+        return as_sent(filled_url(self._target, names))
+
     def _body_of(self, names: Mapping[str, str]) -> bytes:
         """Return the body of a query about a task; a GET has none."""
         template = self.definition.request.json_body
         return b"" if template is None else orjson.dumps(filled(template, names))
-
-
-def _target(target: str) -> bytes:
-    """Return path and query as they are sent.
-
-    Raises:
-        httpx.LocalProtocolError: they would lead somewhere else. No id can be registered for which they do.
-    """
-    if "/." in target and _DOTS.search(target.partition("?")[0]):
-        raise httpx.LocalProtocolError("a part of the id is '.' or '..', which leads to another address")
-    return target.encode("ascii")

@@ -17,13 +17,13 @@ from relay.model.reading import Kind, Problem, Reading
 from relay.model.retry import parse_retry_after
 from relay.model.times import Millis
 from relay.providers.answer_paths import Read
-from relay.providers.definition import Errors, Statuses
 from relay.providers.document import Answer, Document, document_of
 from relay.providers.envelope import members_within, places_of, went_well
 from relay.providers.fields import clean, number_of, progress_of
 from relay.providers.paths import Find, Path, Place
 from relay.providers.reasons import Reasons
 from relay.providers.results import links_of, result_of, stands_inside
+from relay.providers.statuses import Errors, Statuses
 from relay.security.redaction import redact
 
 MAX_STATUS = 64

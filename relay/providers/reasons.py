@@ -7,10 +7,10 @@ from typing import Any
 
 from relay.model.reading import Kind, Problem
 from relay.providers.answer_paths import ErrorPaths
-from relay.providers.definition import Errors
 from relay.providers.envelope import went_well
 from relay.providers.fields import clean, reasons_in
 from relay.providers.paths import Place
+from relay.providers.statuses import Errors
 from relay.providers.unknown_task import UnknownTask
 
 MAX_CODE = 64

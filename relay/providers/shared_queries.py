@@ -38,6 +38,14 @@ class Asker(Generic[AnswerT]):
     answer: asyncio.Future[AnswerT]
 
 
+_Of = tuple[str, str, str | None]
+
+
+def _of(provider: Provider, key: str | None) -> _Of:
+    """Return what shares queries: a provider at one address, and a key."""
+    return provider.name, provider.address, key
+
+
 @dataclass(eq=False, slots=True)
 class Group(Generic[AnswerT]):
     """The tasks of one provider and key that wait.
@@ -94,26 +102,26 @@ class SharedQueries(Generic[AnswerT]):
 
     def __init__(self, ask: Ask[AnswerT]) -> None:
         self._ask = ask
-        self._groups: dict[tuple[str, str | None], Group[AnswerT]] = {}
-        self._alone: dict[tuple[str, str | None], float] = {}
+        self._groups: dict[_Of, Group[AnswerT]] = {}
+        self._alone: dict[_Of, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def allows(self, provider: Provider, key: str | None) -> bool:
         """Return whether tasks may share queries: the file says how, and the upstream has not just refused one."""
-        return provider.definition.bulk is not None and time.monotonic() >= self._alone.get((provider.name, key), 0.0)
+        return provider.definition.bulk is not None and time.monotonic() >= self._alone.get(_of(provider, key), 0.0)
 
     def refused(self, provider: Provider, key: str | None) -> None:
         """Have tasks asked about one by one for a while: the upstream had no list for several."""
         if len(self._alone) >= MAX_ALONE:
             self._alone.clear()
-        self._alone[provider.name, key] = time.monotonic() + ALONE
+        self._alone[_of(provider, key)] = time.monotonic() + ALONE
 
     async def query(self, provider: Provider, task_id: str, key: str | None, app: str) -> AnswerT:
         """Return what the next query that has room for a task says of it."""
         assert provider.definition.bulk is not None  # noqa: S101
-        group = self._groups.get((provider.name, key))
+        group = self._groups.get(_of(provider, key))
         if group is None:
-            group = self._groups[provider.name, key] = Group(provider, key, provider.definition.bulk)
+            group = self._groups[_of(provider, key)] = Group(provider, key, provider.definition.bulk)
         asker: Asker[AnswerT] = Asker(task_id, app, asyncio.get_running_loop().create_future())
         group.put(asker)
         if not group.gathering:
@@ -152,7 +160,7 @@ class SharedQueries(Generic[AnswerT]):
                 if not asker.answer.done():
                     asker.answer.set_result(said(asker.task_id))
         if not (group.waiting or group.queries or group.gathering):
-            self._groups.pop((group.provider.name, group.key), None)
+            self._groups.pop(_of(group.provider, group.key), None)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

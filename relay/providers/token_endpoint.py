@@ -19,11 +19,11 @@ from relay.outbound.prepared import DecodedResponse, Exchanger
 from relay.outbound.transport import failure_class
 from relay.providers.answer_paths import ErrorPaths
 from relay.providers.auth import ASSERTION, OAuth
-from relay.providers.definition import Errors
 from relay.providers.fields import number_of
 from relay.providers.jwts import filled, signed
 from relay.providers.paths import Path, Place
 from relay.providers.reasons import Reasons
+from relay.providers.statuses import Errors
 from relay.security.redaction import encoded_forms, redact
 from relay.settings.types import KIB, fits_in_a_header
 

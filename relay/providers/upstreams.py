@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from relay.errors import Invalid
 from relay.model.reading import Kind, Reading
 from relay.model.times import Millis
 from relay.model.watch import NOUN
@@ -21,6 +20,8 @@ from relay.providers.bulk import SharedReading
 from relay.providers.creating import CreateOutcome, Sending
 from relay.providers.document import Answer
 from relay.providers.files import ProviderFiles
+from relay.providers.hosts import Unaskable
+from relay.providers.inline import InlineProviders
 from relay.providers.provider import Provider
 from relay.providers.shared_queries import Asker, SharedQueries
 from relay.providers.troubles import Heard, UpstreamTroubles
@@ -79,6 +80,7 @@ class Upstreams(Mapping[str, Provider]):
     Args:
         providers: the providers by name, parsed when they are first used.
         clock: milliseconds since the epoch.
+        inline: those of inline definitions; None where these are switched off.
 
     Attributes:
         lanes: one for each (host, key).
@@ -86,12 +88,15 @@ class Upstreams(Mapping[str, Provider]):
         creates: the same for create calls: they neither wait behind polls nor hold them up.
     """
 
-    def __init__(self, providers: ProviderFiles, clock: Callable[[], Millis]) -> None:
+    def __init__(
+        self, providers: ProviderFiles, clock: Callable[[], Millis], inline: InlineProviders | None = None
+    ) -> None:
         self._providers = providers
+        self._inline = inline
         self._clock = clock
         self.lanes = Lanes(MAX_UNDER_WAY, MAX_WAITING, between_apps=True)
         self.creates = Lanes(MAX_CREATES, 0, between_apps=True)
-        self._shared: dict[tuple[str, str, str | None], asyncio.Task[Query | Busy]] = {}
+        self._shared: dict[tuple[str, str, str, str | None], asyncio.Task[Query | Busy]] = {}
         self._together: SharedQueries[Query | Busy] = SharedQueries(self._ask_many)
         self.troubles = UpstreamTroubles()
 
@@ -112,33 +117,42 @@ class Upstreams(Mapping[str, Provider]):
         """Return why there is no provider of this name, in words for an app."""
         return self._providers.missing(name)
 
-    def refusal(self, name: str) -> str:
+    def no_provider(self, name: str) -> Unaskable:
         """Return what to tell an app that asked for a provider that there is not, and where it finds the right name."""
-        names = list(self)
-        if name in names:
-            return self.missing(name)
         written = name.lower().replace("_", "-")  # no closer look: a batch may name a thousand that there are not
+        names = set(self) - {name}
         hint = f"did you mean '{written}'?" if written in names else "GET /v1/providers lists what is"
-        return f"{self.missing(name)}; {hint}"
+        return Unaskable("provider", self.missing(name), hint)
 
-    def usable(self, name: str) -> Provider:
-        """Return the provider that an app asks for.
+    def find(self, name: str, task_id: str, base: str | None = None, inline: str | None = None) -> Provider:
+        """Return the provider of a task, at the address where this one is asked about.
+
+        Args:
+            base: the address that its watch has given; None for the provider's own.
+            inline: the inline definition of its watch, as it is stored; None where a file declares the provider.
 
         Raises:
-            Invalid: there is none of this name, or it has no address here.
+            Unaskable: there is no such provider, or no such address of it.
         """
-        if (provider := self.get(name)) is None:
-            raise Invalid.at("/provider", self.refusal(name))
-        if not provider.configured:
-            raise Invalid.at("/provider", self._unset(provider))
-        return provider
+        if inline is not None:
+            if self._inline is None:
+                remedy = "RELAY_INLINE_PROVIDERS=1 switches them on"
+                raise Unaskable("provider", "inline definitions are switched off here", remedy)
+            if base is not None:
+                raise Unaskable("upstream_base", "an inline definition has its own 'url'", "leave it out")
+            return self._inline[inline]
+        provider = self.get(name)
+        if provider is None:
+            raise self.no_provider(name)
+        if not provider.configured and "sandbox" in list(self):
+            why = f"'{name}' has no address in this deployment"
+            meanwhile = 'try relay with "provider": "sandbox" and the task_id "sandbox:complete-in-5s"'
+            raise Unaskable("provider", why, f"{provider.remedy}, or {meanwhile}")
+        return provider.at(base, task_id)
 
-    def _unset(self, provider: Provider) -> str:
-        """Return what to tell an app that asked for a provider without an address, and what it can try meanwhile."""
-        said = f"'{provider.name}' has no address in this deployment: {provider.remedy}"
-        if "sandbox" not in list(self):
-            return said
-        return f'{said}, or try relay with "provider": "sandbox" and the task_id "sandbox:complete-in-5s"'
+    async def problem(self, inline: str | None) -> str | None:
+        """Return why relay may not ask where an inline definition says, or None if it may, or if there is none."""
+        return None if inline is None or self._inline is None else await self._inline.problem(inline)
 
     def noun_of(self, name: str) -> str:
         """Return what a task of a provider is to people, such as "Transcription"; `NOUN` if there is no such file."""
@@ -226,27 +240,47 @@ class Upstreams(Mapping[str, Provider]):
         caller: Caller,
         ask: Callable[[Millis], Awaitable[tuple[Reading, OutcomeT]]],
     ) -> OutcomeT | Busy:
-        """Do something with a place in the lane of a provider and a key."""
-        lane = provider.lane(key)
-        if wait := await self.lanes.enter(lane, provider.definition.budget, caller):
+        """Do something with a place in each lane that a query of a provider with a key goes through."""
+        lanes = provider.lanes(key, caller.app)
+        if wait := await self._enter(lanes, caller):
             return Busy(wait)
         started = time.monotonic()
         reading = NO_READING
         try:
-            with on_behalf_of(provider.host, caller.app):
+            with on_behalf_of(*provider.share(caller.app)):
                 reading, outcome = await ask(self._clock())
         except NoRoom:
             return Busy(ROOM_RETRY)
         finally:
             done = time.monotonic()
             refused = reading.limited
+            # Who is refused pauses the first lane alone: at a host that apps have chosen, each pauses its own.
+            (lane, _), *others = lanes
             self.lanes.done(lane, caller, done - started, done, refused=refused, retry_after=reading.retry_after)
+            for other, _ in others:
+                self.lanes.leave(other, caller, done)
         return outcome
 
     def _hear(self, provider: Provider, key: str | None, task_id: str, query: Query) -> None:
+        if not provider.at_home:
+            return  # what is wrong at an address that an app has chosen is no trouble of the operator's
         own_key = None if key == provider.lane(None)[1] else key
         status = None if query.answer is None else query.answer.status
         self.troubles.heard(Heard(provider, own_key, task_id, query.reading, status, query.asked_at))
+
+    async def _enter(self, lanes: Sequence[tuple[Hashable, Limit]], caller: Caller) -> float:
+        """Take a place in each lane, or in none. Return 0 if the call may start, else the seconds to wait."""
+        entered = 0
+        try:
+            for lane, limit in lanes:
+                if wait := await self.lanes.enter(lane, limit, caller):
+                    return wait
+                entered += 1
+            return 0.0
+        finally:
+            if entered < len(lanes):
+                for lane, _ in lanes[:entered]:
+                    self.lanes.leave(lane, caller, time.monotonic())
 
     async def create(self, provider: Provider, sending: Sending, key: str | None, app: str) -> CreateOutcome:
         """Send a create call once. The caller has a place for it: see `enter_create`."""
@@ -273,7 +307,7 @@ class Upstreams(Mapping[str, Provider]):
         Callers that ask the same at once share one query, even if one of them leaves. For one that was refused, each
         asks for itself: it may have been an app's share that was used up.
         """
-        asked = (provider.name, task_id, key)
+        asked = (provider.name, provider.address, task_id, key)
         while task := self._shared.get(asked):
             query = await asyncio.shield(task)
             if isinstance(query, Query):

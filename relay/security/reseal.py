@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from relay.security.vault import Vault, upstream_key_owner
+from relay.security.vault import Vault, inline_owner, upstream_key_owner
 from relay.store import Database
 from relay.store.schema import AnyRow, apps, targets, watches
 from relay.store.shared_schema import submissions
@@ -33,6 +33,7 @@ _SEALED = (
     SealedColumn(
         watches, watches.c.upstream_key, lambda row: upstream_key_owner(row.app_id, row.provider, row.task_id)
     ),
+    SealedColumn(watches, watches.c.inline, lambda row: inline_owner(row.app_id, row.provider, row.task_id)),
     SealedColumn(submissions, submissions.c.answer, lambda row: str(row.id), LARGE_BATCH),
 )
 

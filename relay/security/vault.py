@@ -42,6 +42,10 @@ class Vault:
         nonce = secrets.token_bytes(_NONCE)
         return self._newest + nonce + self._keys[self._newest].encrypt(nonce, plain, owner.encode())
 
+    def seal_text(self, text: str | None, owner: str) -> bytes | None:
+        """Seal a text for an owner, if there is one."""
+        return None if text is None else self.seal(text.encode(), owner)
+
     def derived(self, purpose: str) -> list[bytes]:
         """Return keys for another purpose than sealing, one derived from each of the vault's keys, newest first."""
         return [hmac.digest(digest, purpose.encode(), "sha256") for digest in self._digests]
@@ -69,3 +73,8 @@ class Vault:
 def upstream_key_owner(app_id: str, provider: str, task_id: str) -> str:
     """Return the owner for whom a watch's upstream key is sealed. It needs no watch id, which comes later."""
     return f"upstream-key {app_id} {provider} {task_id}"
+
+
+def inline_owner(app_id: str, provider: str, task_id: str) -> str:
+    """Return the owner for whom a watch's inline definition is sealed."""
+    return f"inline {app_id} {provider} {task_id}"

@@ -58,6 +58,7 @@ class Settings(BaseModel):
     signing_secret: SigningSecret | None = Field(None, alias="RELAY_SIGNING_SECRET", repr=False)
     provider: str = Field("unified-video", alias="RELAY_PROVIDER")
     providers: Words = Field((), alias="RELAY_PROVIDERS")
+    inline_providers: bool = Field(False, alias="RELAY_INLINE_PROVIDERS")
     poll_interval: Interval | None = Field(None, alias="RELAY_POLL_INTERVAL")
     retry_schedule: Schedule = Field(
         (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400), alias="RELAY_RETRY_SCHEDULE", min_length=1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from relay.model.providers import family
 from relay.store import invariants, submissions
 from relay.store.database import Database
 from relay.store.schema import deliveries, targets, watches
@@ -55,7 +56,7 @@ def _add_slice(tx: sa.Connection, census: Census, table: sa.Table, after: str, m
         kind = watches.c.provider, watches.c.state
         of_watches = sa.select(*kind, sa.func.count()).where(in_slice).group_by(*kind)
         for provider, state, count in tx.execute(of_watches):
-            census.watches[provider, state] += count
+            census.watches[family(provider), state] += count
     elif table is deliveries:
         column = deliveries.c.state
         of_deliveries = sa.select(column, sa.func.count()).where(in_slice).group_by(column)

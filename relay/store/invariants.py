@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from relay.model.delivery import DeliveryState
 from relay.model.event import TERMINAL_EVENTS
+from relay.model.providers import INLINE
 from relay.model.reading import INTERNAL
 from relay.model.watch import State
 from relay.store import submissions, usage
@@ -54,24 +55,26 @@ def find_faults(tx: sa.Connection) -> list[Violation]:
     )
 
 
-def find_orphans(tx: sa.Connection, providers: Collection[str]) -> list[Violation]:
-    """Find the watches under way that nobody can ask about, because their provider has no file any more.
+def find_orphans(tx: sa.Connection, providers: Collection[str], *, inline: bool) -> list[Violation]:
+    """Find the watches under way that nobody can ask about: their provider has no file, or may not be inline, any more.
 
     Args:
-        providers: those that have one.
+        providers: those that have a file.
+        inline: whether inline definitions are switched on.
     """
     w = watches.c
-    orphans = sa.and_(w.state == State.WATCHING, w.provider.not_in(providers))
+    is_inline = w.provider.startswith(INLINE)
+    watching = w.state == State.WATCHING
+    orphans = sa.and_(watching, w.provider.not_in(providers), ~is_inline)
     gone = tx.execute(sa.select(w.provider).where(orphans).distinct().order_by(w.provider)).scalars().all()
-    return _found(
-        tx,
-        {
-            f"watching, but there is no file of the provider '{name}'": sa.select(w.id).where(
-                w.state == State.WATCHING, w.provider == name
-            )
-            for name in gone
-        },
-    )
+    checks = {
+        f"watching, but there is no file of the provider '{name}'": sa.select(w.id).where(watching, w.provider == name)
+        for name in gone
+    }
+    if not inline:
+        switched_off = "watching by an inline definition, but RELAY_INLINE_PROVIDERS is off"
+        checks[switched_off] = sa.select(w.id).where(watching, is_inline)
+    return _found(tx, checks)
 
 
 def _found(tx: sa.Connection, checks: Mapping[str, sa.Select[str]]) -> list[Violation]:

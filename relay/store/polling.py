@@ -16,14 +16,11 @@ from relay.model.watch import State, Watch
 from relay.store import hot, misses, slack_messages
 from relay.store.due import Allotment, DueRows, due_of
 from relay.store.notifications import announce_changes
-from relay.store.schema import CANCELLED, CUT, REPAIRED, answers, changes, lags, watches
+from relay.store.schema import REPAIRED, answers, changes, lags, watches
 from relay.store.telling import Told, tell
 
 MAX_CHANGES = 500
 """Changes of one watch that are stored. After them, only the end is."""
-
-NEWEST = 50
-"""Watches of one task that are looked at: an app may have registered and stopped it ever so often."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class PollClaim:
     lease: str
     metadata: str
     upstream_key: bytes | None
+    upstream_base: str | None
+    inline: bytes | None
     wants_progress: bool
     progress_told_at: Millis | None
     answer_hash: int | None
@@ -64,7 +63,7 @@ class PollClaim:
         return Watch(created_at, expires_at, State.WATCHING, status, progress, None, said, *counts)
 
 
-OF_CLAIM = 12
+OF_CLAIM = 14
 """Of the columns that a claim returns, so many are its own. The others are those of its watch."""
 
 _rows = DueRows(
@@ -77,6 +76,8 @@ _rows = DueRows(
         watches.c.lease,
         watches.c.metadata,
         watches.c.upstream_key,
+        watches.c.upstream_base,
+        watches.c.inline,
         watches.c.wants_progress,
         watches.c.progress_told_at,
         watches.c.answer_hash,
@@ -277,54 +278,6 @@ def _save_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
         _new_changes.run(tx, rows)
         slack_messages.changed(tx, [p.claim.id for p in polled], max(p.asked_at for p in polled))
     announce_changes(tx, [p.claim.id for p in polled])
-
-
-@dataclass(frozen=True, slots=True)
-class LastAnswer:
-    """The last answer about a task that an app watches.
-
-    Attributes:
-        body: the upstream's last answer, if it has given one, `at` when it last gave it, and its `status` of HTTP;
-            `TOO_LARGE` where that was not kept.
-        holds: whether that is still how things stand, and is what came: relay goes on asking, or the upstream has
-            said its last word.
-    """
-
-    watch_id: str
-    provider: str
-    upstream_key: bytes | None
-    body: bytes | None
-    at: Millis
-    status: int
-    holds: bool
-
-
-def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> LastAnswer | None:
-    """Return the last answer about a task that the app watches, of `provider` if possible, else of any.
-
-    Of watches that were stopped, it knows the newest ones.
-    """
-    c = watches.c
-    columns = (c.id, c.provider, c.upstream_key, c.state, c.last_poll_at, c.misses, c.unknowns)
-    of_task = sa.and_(c.app_id == app_id, c.task_id == task_id)
-    of_provider = sa.select(c.id).where(of_task, c.provider == provider, c.state != sa.literal_column(CANCELLED))
-    newest = sa.select(c.id).where(of_task).order_by(c.id.desc()).limit(NEWEST)
-    known = [watch_id for query in (of_provider, newest) for watch_id in tx.execute(query).scalars()]
-    query = (
-        sa.select(*columns, answers.c.body, answers.c.at, answers.c.status)
-        .join(answers, answers.c.watch_id == c.id, isouter=True)
-        .where(c.id.in_(known))
-        .order_by(sa.case((c.provider == provider, 0), else_=1), c.id.desc())
-        .limit(1)
-    )
-    row = tx.execute(query).first()
-    if row is None:
-        return None
-    # An answer is stored only when it differs. It came again if the last poll got an answer about the task.
-    came_again = row.last_poll_at and row.misses == row.unknowns == 0
-    at = row.last_poll_at if came_again else row.at or 0
-    holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED) and row.status not in (REPAIRED, CUT)
-    return LastAnswer(row.id, row.provider, row.upstream_key, row.body, at, row.status or 200, holds)
 
 
 def _save_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:

@@ -54,6 +54,8 @@ class Registration:
     Attributes:
         metadata: as JSON.
         upstream_key: sealed.
+        upstream_base: where the task is asked about; None for its provider's own address.
+        inline: its inline definition, sealed, where it has no provider's file.
         watch_id: the id that a new watch gets; None for one that is made now.
     """
 
@@ -66,6 +68,8 @@ class Registration:
     first_poll_at: Millis
     expires_at: Millis
     traceparent: str | None = None
+    upstream_base: str | None = None
+    inline: bytes | None = None
     watch_id: str | None = None
 
 
@@ -78,7 +82,7 @@ class Registered:
 
 
 _PRESENT = hot.Statement(
-    sa.select(watches.c.task_id, watches.c.id, watches.c.state)
+    sa.select(watches.c.task_id, watches.c.id, watches.c.state, watches.c.upstream_base)
     .where(
         watches.c.app_id == sa.bindparam("app_id"),
         watches.c.provider == sa.bindparam("provider"),
@@ -98,6 +102,8 @@ _NEW_WATCHES = hot.Insert(
         "state",
         "metadata",
         "upstream_key",
+        "upstream_base",
+        "inline",
         "wants_progress",
         "polls",
         "misses",
@@ -122,12 +128,14 @@ class _Known:
 
     Attributes:
         ids: the watches.
+        bases: their `upstream_base`.
         ended: those of them that have ended.
         fingerprints: of each watch's targets.
         dead: the ids of targets to which relay sends nothing more, by watch and fingerprint.
     """
 
     ids: dict[Key, str] = field(default_factory=dict)
+    bases: dict[str, str | None] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     fingerprints: defaultdict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     dead: dict[tuple[str, bytes], str] = field(default_factory=dict)
@@ -189,6 +197,8 @@ def _add(registration: Registration, known: _Known, changes: _Changes, now: Mill
     created = watch_id is None
     if watch_id is None:
         watch_id = registration.watch_id or new_id("wch")
+    elif registration.upstream_base not in (None, base := known.bases[watch_id]):
+        return Invalid.at("/upstream_base", f"this task is watched at {base or 'the address of its provider'} already")
     present = known.fingerprints[watch_id]
     added = {target.fingerprint: target for target in registration.targets if target.fingerprint not in present}
     if len(present) + len(added) > MAX_TARGETS:
@@ -201,6 +211,7 @@ def _add(registration: Registration, known: _Known, changes: _Changes, now: Mill
     used.targets += len(added)
     if created:
         known.ids[key] = watch_id
+        known.bases[watch_id] = registration.upstream_base
         changes.watches[watch_id] = _new_watch(watch_id, registration, now)
     elif registration.upstream_key is not None:
         changes.keys.append({"watch_id": watch_id, "sealed": registration.upstream_key})
@@ -274,8 +285,9 @@ def _read(tx: sa.Connection, keys: Sequence[Key]) -> _Known:
         task_ids_of[app_id, provider].append(task_id)
     for (app_id, provider), task_ids in task_ids_of.items():
         wanted = {"app_id": app_id, "provider": provider, "task_ids": task_ids}
-        for task_id, watch_id, state in _PRESENT.rows(tx, wanted):
+        for task_id, watch_id, state, base in _PRESENT.rows(tx, wanted):
             known.ids[app_id, provider, task_id] = watch_id
+            known.bases[watch_id] = base
             if state != State.WATCHING:
                 known.ended.add(watch_id)
     if known.ids:
@@ -304,6 +316,8 @@ def _new_watch(watch_id: str, registration: Registration, now: Millis) -> dict[s
         "state": State.WATCHING,
         "metadata": registration.metadata,
         "upstream_key": registration.upstream_key,
+        "upstream_base": registration.upstream_base,
+        "inline": registration.inline,
         "wants_progress": False,
         "polls": 0,
         "misses": 0,

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from relay.errors import NotFound
 from relay.model.delivery import DeliveryState
+from relay.model.providers import INLINE, family
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store import deliveries as replay
@@ -172,7 +173,10 @@ def counts(tx: sa.Connection) -> Counts:
     first = polled_next.subquery().c
     silent = sa.func.sum(sa.case((first.misses > 0, 1), else_=0))
     query = sa.select(first.provider, sa.func.count(), silent).group_by(first.provider)
-    in_flight = {provider: (count, int(silent)) for provider, count, silent in tx.execute(query)}
+    in_flight: dict[str, tuple[int, int]] = {}
+    for provider, count, silent_ones in tx.execute(query):
+        more = in_flight.get(family(provider), (0, 0))
+        in_flight[family(provider)] = (more[0] + count, more[1] + int(silent_ones))
     in_state = []
     for state in (DeliveryState.DEAD, DeliveryState.HELD):
         some = sa.select(d.id).where(d.state == _literal(state)).limit(COUNTED).subquery()
@@ -290,9 +294,12 @@ def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) ->
     if not chosen:
         of_task = sa.and_(w.app_id.in_(sa.select(apps.c.id)), w.provider.in_(providers), w.task_id == text)
         not_cancelled = sa.select(w.id).where(of_task, w.state != _literal(State.CANCELLED))
+        of_inline = sa.and_(w.app_id.in_(sa.select(apps.c.id)), w.task_id == text, w.provider.startswith(INLINE))
+        inline = sa.select(w.id).where(of_inline, w.state != _literal(State.CANCELLED))
         cancelled = sa.select(w.id).where(w.task_id == text, w.state == _literal(State.CANCELLED))
         # Of the first there are few. In the order of an index, PostgreSQL might walk all watches to find them.
-        for query_of_task in (not_cancelled.order_by(w.id.concat("").desc()), cancelled.order_by(w.id.desc())):
+        present = (query.order_by(w.id.concat("").desc()) for query in (not_cancelled, inline))
+        for query_of_task in (*present, cancelled.order_by(w.id.desc())):
             chosen += tx.execute(query_of_task.limit(most)).scalars()
     return list(tx.execute(_cards(chosen).order_by(w.id.desc()).limit(most)))
 

@@ -89,6 +89,8 @@ watches = Table(
     Column("error", Text),
     Column("metadata", Text, nullable=False),
     Column("upstream_key", LargeBinary),  # sealed
+    Column("upstream_base", Text),  # where it is asked about, if not at the address of its provider
+    Column("inline", LargeBinary),  # its inline definition, sealed; no file has one
     Column("wants_progress", Boolean, nullable=False),  # some target asked for task.progress
     Column("polls", Integer, nullable=False),
     Column("misses", Integer, nullable=False),

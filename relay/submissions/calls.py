@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relay.actions import WatchRequest
+from relay.channels.watch_request import WatchRequest
 from relay.errors import (
     Overloaded,
     RelayError,

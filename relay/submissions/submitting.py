@@ -37,7 +37,7 @@ from relay.providers.creating import CreateAnswer, CreateOutcome, Sending
 from relay.store import answered_submissions, submissions
 from relay.store.answered_submissions import AnsweredSubmission
 from relay.store.batches import Batcher
-from relay.store.registrations import Registered
+from relay.store.registrations import Registered, Registration
 from relay.store.submissions import KeyHolder, NewSubmission
 from relay.store.usage import Quota
 from relay.submissions.calls import COME_AGAIN, CreateCall, RequestKey, Submitted, error_of
@@ -123,7 +123,7 @@ class Submissions:
         Raises:
             RelayError: why it is refused.
         """
-        self.actions.expires_in(call.watch)
+        self.actions.expires_in(call.watch, call.provider)
         for target, origin in zip(call.watch.targets, call.origins, strict=True):
             try:
                 await self.actions.targets.check(target, "", app_id)
@@ -228,9 +228,7 @@ class Submissions:
         registration = None
         task_id = _usable(outcome.task_id)
         if created and task_id is not None:
-            watch = replace(call.watch, task_id=task_id, upstream_key=call.request.key)
-            registration = self.actions.registration(app_id, watch, call.traceparent)
-            registration = replace(registration, watch_id=call.watch_id)
+            registration = await self._registration(app_id, call, task_id)
         return AnsweredSubmission(
             id=submission_id,
             state=outcome.state,
@@ -240,6 +238,22 @@ class Submissions:
             answer=sealed,
             key_until=self.clock() + round(self.actions.settings.idempotency_ttl * 1000) if created else None,
         )
+
+    async def _registration(self, app_id: str, call: CreateCall, task_id: str) -> Registration | None:
+        """Return the watch of what was created; None if the task cannot be asked about, so that its id goes back alone.
+
+        An upstream may answer with an address that is not within the hosts of its file.
+        """
+        watch = replace(call.watch, task_id=task_id, upstream_key=call.request.key)
+        try:
+            await self.actions.check_provider(app_id, watch)
+            registration = self.actions.registration(app_id, watch, call.traceparent)
+        except RelayError as error:
+            log.warning(
+                "created task cannot be watched", provider=call.provider.name, task_id=task_id, why=error.detail
+            )
+            return None
+        return replace(registration, watch_id=call.watch_id)
 
     async def _write(self, answered: AnsweredSubmission) -> Registered | RelayError | None:
         """Write down what became of a call, for as long as that takes."""

@@ -13,16 +13,19 @@ import orjson
 import sqlalchemy as sa
 import structlog
 
-from relay.errors import StoreUnavailable
+from relay.errors import ConfigError, StoreUnavailable
 from relay.model.cadence import Cadence, next_poll
 from relay.model.event import TERMINAL_EVENTS, Event, EventData, EventType, Upstream, event
+from relay.model.providers import family
 from relay.model.reading import INTERNAL, Kind, Reading
 from relay.model.times import Millis
 from relay.model.watch import Caution, Obstacle, State, Watch, estimated_end, says_new, transition, unasked
 from relay.outbound.callers import Caller, CallKind
 from relay.providers.bulk import MISSING
+from relay.providers.hosts import Unaskable
+from relay.providers.provider import Provider
 from relay.providers.upstreams import MAX_UNDER_WAY, Busy, Query, Upstreams
-from relay.security.vault import Vault, upstream_key_owner
+from relay.security.vault import Vault, inline_owner, upstream_key_owner
 from relay.store import outbox, polling, schema, watches
 from relay.store.batches import Batcher
 from relay.store.due import Allotment
@@ -95,8 +98,9 @@ class Poller(ClaimLoop[polling.PollClaim]):
     async def fail(self, claim: polling.PollClaim) -> None:
         """Save a poll that told nothing, so that the backoff and the deadline hold."""
         now = self._clock()
-        provider = self._upstreams.get(claim.provider)
-        cadence = self._cadence or (provider.definition.cadence if provider else Cadence())
+        cadence = self._cadence or Cadence()
+        with contextlib.suppress(Unaskable, ConfigError):
+            cadence = self._provider(claim).cadence(self._cadence)
         reading = Reading(Kind.NOT_ANSWERED, error=INTERNAL)
         watch = transition(claim.watch, reading, now, Caution())
         await self._saves.put(await self._polled(claim, watch, now, reading, cadence))
@@ -108,11 +112,10 @@ class Poller(ClaimLoop[polling.PollClaim]):
 
     async def _asked(self, claim: polling.PollClaim) -> polling.Polled:
         """Return what to save of a claim: asked and decided, or put off because it cannot be asked now."""
-        provider = self._upstreams.get(claim.provider)
-        if provider is None:
-            return await self._put_off(claim, UNUSABLE_WAIT, Obstacle(self._upstreams.missing(claim.provider)))
-        if not provider.configured:
-            return await self._put_off(claim, UNUSABLE_WAIT, Obstacle(f"'{provider.name}' has no address here"))
+        try:
+            provider = self._provider(claim)
+        except Unaskable as why:
+            return await self._put_off(claim, UNUSABLE_WAIT, Obstacle(str(why)))
         key = self._upstream_key(claim)
         if provider.lacks_key(key):
             return await self._put_off(claim, UNUSABLE_WAIT, Obstacle(f"'{provider.name}' has no API key here"))
@@ -122,11 +125,19 @@ class Poller(ClaimLoop[polling.PollClaim]):
         if isinstance(query, Busy):
             obstacle = Obstacle(f"{provider.host} was asked as much as it may be", passing=True)
             return await self._put_off(claim, query.wait, obstacle)
-        self._polls(provider.name, query.reading.kind).inc()
+        self._polls(provider.definition.name, query.reading.kind).inc()
         watch = transition(claim.watch, query.reading, self._clock(), provider.definition.caution)
-        cadence = self._cadence or provider.definition.cadence
+        cadence = provider.cadence(self._cadence)
         polled = await self._polled(claim, watch, query.asked_at, query.reading, cadence)
         return polled._replace(miss=_miss(watch, query)) if watch.misses else polled
+
+    def _provider(self, claim: polling.PollClaim) -> Provider:
+        """Return what to ask about a claim. It raises `Unaskable`, as `Upstreams.find` does."""
+        inline = None
+        if claim.inline is not None:
+            owner = inline_owner(claim.app_id, claim.provider, claim.task_id)
+            inline = self._vault.open(claim.inline, owner).decode()
+        return self._upstreams.find(claim.provider, claim.task_id, claim.upstream_base, inline)
 
     def _upstream_key(self, claim: polling.PollClaim) -> str | None:
         if claim.upstream_key is None:
@@ -211,8 +222,10 @@ class Poller(ClaimLoop[polling.PollClaim]):
         claim, watch = poll.claim, poll.watch
         if watch is None or watch.ended_at is None:
             return
-        metrics.ENDS.labels(claim.provider, watch.state).inc()
-        metrics.DETECTION_LAG.labels(claim.provider).observe(polling.detection_lag(claim, watch.ended_at) / 1000)
+        metrics.ENDS.labels(family(claim.provider), watch.state).inc()
+        metrics.DETECTION_LAG.labels(family(claim.provider)).observe(
+            polling.detection_lag(claim, watch.ended_at) / 1000
+        )
         log.info(
             watch.state.value, watch_id=claim.id, task_id=claim.task_id, provider=claim.provider, polls=watch.polls
         )

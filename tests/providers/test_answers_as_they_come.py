@@ -8,10 +8,11 @@ import orjson
 import pytest
 
 from relay.model.reading import Kind, Reading
-from relay.providers.definition import Errors, load_definition
+from relay.providers.definition import load_definition
 from relay.providers.document import Answer
 from relay.providers.envelope import went_well
 from relay.providers.reader import Reader
+from relay.providers.statuses import Errors
 from relay.providers.unknown_task import UnknownTask
 
 ROOT = Path(__file__).parents[2]

@@ -153,7 +153,7 @@ def refusal(folder: Path, text: str, name: str = "example", **environ: str) -> s
 @pytest.mark.parametrize(
     ("change", "where", "why"),
     [
-        ("colour = 1", "colour", "is no key of this file; there is title, noun, request"),
+        ("colour = 1", "colour", "is no key of this file; there is title, noun, hosts, request"),
         ("[request]\npaht = '/x'", "request.paht", "is no key of this table; did you mean 'path'?"),
         ("[request]\npath = 'x'", "request.path", "must begin with '/'"),
         ("[request]\npath = '/é'", "request.path", "must begin with '/'"),

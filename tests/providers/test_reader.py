@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from relay.model.event import EventData, EventType, Upstream, event
 from relay.model.reading import Kind, Reading
 from relay.providers.answer_paths import Read
-from relay.providers.definition import Errors, Statuses, load_definition
+from relay.providers.definition import load_definition
 from relay.providers.document import Answer
 from relay.providers.fields import MAX_LINK, MAX_TEXT, link_expiry
 from relay.providers.messages import MAX_KEPT
 from relay.providers.reader import MAX_STATUS, Reader, not_answered
+from relay.providers.statuses import Errors, Statuses
 
 ROOT = Path(__file__).parents[2]
 DEFINITION = load_definition(ROOT / "config/providers/unified-video.toml", {})
@@ -257,7 +258,7 @@ def test_long_texts_are_cut() -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["length(status)", "sum(@)", "keys(n)", "n[::0]", "to_number(status) > n", "join(n, n)"],
+    ["length(status)", "sum(@)", "keys(n)", "n[::0]", "to_number(status) > n", "join(', ', n)"],
 )
 def test_an_expression_that_does_not_fit_the_answer_finds_nothing(expression: str) -> None:
     statuses = Statuses(completed=("done",), failed=("no",))

@@ -110,6 +110,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "RELAY_SIGNING_SECRET": (SIGNING_SECRET, SIGNING_SECRET),
     "RELAY_PROVIDER": ("other", "other"),
     "RELAY_PROVIDERS": ("kling, runway", ("kling", "runway")),
+    "RELAY_INLINE_PROVIDERS": ("1", True),
     "RELAY_POLL_INTERVAL": ("0.5-2", Cadence(first=0.5, steady=2, growth=1.5, floor=0.5)),
     "RELAY_RETRY_SCHEDULE": ("0s, 5, 1.5m,2h,1d", (0, 5, 90, 7200, 86400)),
     "RELAY_EXPIRES_IN": ("90", 90),

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from relay.actions import Actions, WatchRequest
+from relay.actions import Actions
+from relay.channels.watch_request import WatchRequest
 from relay.channels.webhook import WebhookTarget
 from relay.errors import NotFound, RelayError, StoreUnavailable
 from relay.model.delivery import DeliveryState

@@ -22,6 +22,7 @@ from relay.model.watch import Caution, transition
 from relay.store import (
     Database,
     invariants,
+    last_answers,
     migrate,
     outbox,
     polling,
@@ -166,7 +167,7 @@ def test_an_answer_was_last_given_by_the_last_poll_that_brought_one_about_the_ta
         after = transition(one.watch, Reading(kind), at, Caution())
         saved = polling.Polled(one, after, at, at + 1000, answer=None if number else b"{}", answer_hash=1)
         db.run_here(polling.save, [saved])
-        known = db.run_here(polling.last_answer, app, "task", "p")
+        known = db.run_here(last_answers.last_answer, app, "task", "p")
         assert known is not None
         given.append(known.at - NOW)
     assert given == [0, 1000, 0, 0, 4000]

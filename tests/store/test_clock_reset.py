@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from relay.model.delivery import DeliveryState
-from relay.store import Database, cleanup, invariants, migrate, outbox, polling, processes
+from relay.store import Database, cleanup, invariants, last_answers, migrate, outbox, polling, processes
 from relay.store.clock_reset import rebase
 from relay.store.schema import answers, attempts, deliveries, events, targets
 from relay.store.schema import watches as watch_rows
@@ -229,6 +229,6 @@ def test_an_answer_of_the_release_before_came_with_200(db: Database) -> None:
     watch_id = rows.watch(db, app, "task")
     old = sa.text("INSERT INTO answers (watch_id, body, at) VALUES (:id, :body, 1)")
     db.run_here(lambda tx: tx.execute(old, {"id": watch_id, "body": b"{}"}))
-    known = db.run_here(polling.last_answer, app, "task", "p")
+    known = db.run_here(last_answers.last_answer, app, "task", "p")
     assert known is not None
     assert (known.body, known.status) == (b"{}", 200)

@@ -16,6 +16,7 @@ from relay.store import (
     Database,
     deliveries,
     hot,
+    last_answers,
     migrate,
     outbox,
     polling,
@@ -160,7 +161,7 @@ HOT: dict[str, Work] = {
         tx, app, 51, ulid("wch", 200_000), WatchFilter(State.COMPLETED, "p0")
     ),
     "watches of a task": lambda tx, app: watches.newest(tx, app, 51, None, WatchFilter(task_id="task-0")),
-    "an answer is asked for": lambda tx, app: polling.last_answer(tx, app, "task-0", "p1"),
+    "an answer is asked for": lambda tx, app: last_answers.last_answer(tx, app, "task-0", "p1"),
     "deliveries are listed": lambda tx, app: deliveries.newest(tx, app, 51),
     "deliveries of a state": lambda tx, app: deliveries.newest(tx, app, 51, None, DeliveryState.DEAD),
     "deliveries of a watch": lambda tx, app: deliveries.newest(tx, app, 51, None, None, ulid("wch", 3)),

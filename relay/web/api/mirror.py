@@ -15,11 +15,12 @@ from starlette.responses import Response, StreamingResponse
 from relay.errors import Invalid, TooManyRequests, UpstreamUnavailable
 from relay.model.task_ids import WRITTEN
 from relay.providers.document import Answer
+from relay.providers.hosts import Unaskable
 from relay.providers.provider import Provider
 from relay.providers.upstreams import Busy
-from relay.security.vault import upstream_key_owner
-from relay.store import apps, polling
-from relay.store.polling import LastAnswer
+from relay.security.vault import inline_owner, upstream_key_owner
+from relay.store import apps, last_answers
+from relay.store.last_answers import LastAnswer
 from relay.web.api.openapi.spec import LIMITED, errors, headers_of, json_of, query
 from relay.web.api.operations import ApiHandler, Operations
 from relay.web.api.schemas import TaskId
@@ -88,7 +89,7 @@ async def answer_about(
         own_key: the caller's key for the upstream; None for that of its watch, or of the deployment.
     """
     preferred = context.settings.provider if provider is None else provider
-    known = await context.db.read(polling.last_answer, app.id, task_id, preferred)
+    known = await context.db.read(last_answers.last_answer, app.id, task_id, preferred)
     if known is not None and provider not in (None, known.provider):
         known = None
     headers = {} if known is None else {"Relay-Watch": known.watch_id}
@@ -97,7 +98,7 @@ async def answer_about(
         return Response(known.body, known.status, headers, media_type="application/json")
     name = preferred if known is None else known.provider
     key = own_key or _key(context, app, task_id, known)
-    upstream = _provider(context, name)
+    upstream = _provider(context, app, name, task_id, known)
     if problem := upstream.id_problem(task_id):
         raise Invalid.at("/id", problem)
     answer = await _asked(context, app, upstream, task_id, key)
@@ -144,14 +145,17 @@ def _task_id(request: Request) -> str:
         raise Invalid.at("/id", f"must be the id of a task, {example}; no part of it is '.' or '..'") from None
 
 
-def _provider(context: Context, name: str) -> Provider:
-    """Return the provider to ask."""
-    provider = context.upstreams.get(name)
-    if provider is None:
-        raise UpstreamUnavailable(context.upstreams.missing(name))
-    if not provider.configured:
-        raise UpstreamUnavailable(f"'{name}' cannot be asked by this deployment: {provider.remedy}")
-    return provider
+def _provider(context: Context, app: apps.App, name: str, task_id: str, known: LastAnswer | None) -> Provider:
+    """Return the provider to ask, at the address where the task is asked about."""
+    base = inline = None
+    if known is not None:
+        base = known.upstream_base
+        if known.inline is not None:
+            inline = context.vault.open(known.inline, inline_owner(app.id, name, task_id)).decode()
+    try:
+        return context.upstreams.find(name, task_id, base, inline)
+    except Unaskable as why:
+        raise UpstreamUnavailable(why.advice) from None
 
 
 def _key(context: Context, app: apps.App, task_id: str, known: LastAnswer | None) -> str | None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from relay.actions import WatchRequest
 from relay.channels.targets import TargetIn
+from relay.channels.urls import Url
+from relay.channels.watch_request import WatchRequest
 from relay.model.task_ids import CONTROL, MAX_ID, WRITTEN, checked
+from relay.providers.expressions import MAX_PLAIN, judge_plain
+from relay.providers.hosts import address_of
+from relay.providers.inline import Inline
 from relay.store.registrations import MAX_TARGETS
 
 MAX_METADATA = 4096
@@ -21,6 +26,9 @@ MAX_BATCH_TARGETS = 10_000
 
 TARGETS_PER_TOKEN = 20
 """Targets of a batch that cost as much as one request."""
+
+MAX_PROVIDER = 63
+"""Characters of the name of a provider."""
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2025-10-06T15:14:11.908Z"])]
 
@@ -81,16 +89,81 @@ else:  # an object as the API documents it, and JSON as it is stored
     Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
 
 
+Expression = Annotated[str, Field(min_length=1, max_length=MAX_PLAIN), AfterValidator(judge_plain)]
+
+
+def _askable(url: str) -> str:
+    if address_of(url) is None:
+        raise ValueError("must be an address such as https://api.example/jobs/7, without a fragment")
+    return url
+
+
+class InlineIn(Request):
+    """An upstream that no file declares: where to ask about this task, and what its end looks like."""
+
+    url: Annotated[Url, AfterValidator(_askable)] = Field(
+        description="Asked by GET, with `upstream_key` as `Authorization: Bearer`; judged as the URL of a target is.",
+        examples=["https://api.example/jobs/7"],
+    )
+    completed: Expression = Field(
+        description="JMESPath in the JSON of the answer: true once the task has succeeded. Of names, indexes, "
+        "literals, comparisons, `&&`, `||` and `!` alone.",
+        examples=["status == 'done'"],
+    )
+    failed: Expression | None = Field(
+        None, description="True once the task has failed; looked at before `completed`.", examples=["status == 'error'"]
+    )
+    result: Expression | None = Field(None, description="Where the link to the result is.", examples=["output.url"])
+    progress: Expression | None = Field(None, description="Where the progress is.", examples=["percent"])
+    error: Expression | None = Field(None, description="Where it says why it failed.", examples=["message"])
+
+    def definition(self) -> Inline:
+        """Return what it says."""
+        return Inline(**self.model_dump())
+
+
+def _provider(value: object) -> str | InlineIn | None:
+    """Validate a provider, without a word of pydantic's unions in the pointer of an error."""
+    if value is None or isinstance(value, InlineIn):
+        return value
+    if isinstance(value, dict):
+        return InlineIn.model_validate(value)
+    if not isinstance(value, str):
+        raise ValueError("must be a string, or an object")
+    if len(value) > MAX_PROVIDER:
+        raise ValueError(f"must have at most {MAX_PROVIDER} characters")
+    return value
+
+
+_GivenProvider = Annotated[str, Field(max_length=MAX_PROVIDER)] | InlineIn | None
+
+if TYPE_CHECKING:
+    GivenProvider = str | InlineIn | None
+else:
+    GivenProvider = Annotated[Any, PlainValidator(_provider, json_schema_input_type=_GivenProvider)]
+
+
+def _name_one_task(schema: dict[str, Any]) -> None:
+    """Say in the document that an inline definition names its task by itself."""
+    schema["required"].remove("task_id")
+    inline = {"required": ["provider"], "properties": {"provider": {"type": "object"}}}
+    schema["anyOf"] = [{"required": ["task_id"]}, inline]
+
+
 class WatchIn(Request):
     """A task to watch, and where to tell its end."""
+
+    model_config = ConfigDict(json_schema_extra=_name_one_task)
 
     task_id: TaskId = Field(
         description="The task's id at the upstream, without blanks around it; no part between slashes or backslashes "
         "is '.' or '..', decoded or not.",
         examples=["sora-2:task_01k6x15vhrff09dkkqjrzwhm60"],
     )
-    provider: str | None = Field(
-        None, max_length=63, description="Which upstream to ask; the configured one by default."
+    provider: GivenProvider = Field(
+        None,
+        description="Which upstream to ask; the configured one by default. Where RELAY_INLINE_PROVIDERS is on, it may "
+        "be one that no file declares, and `task_id` may then be left out: it is the `url`.",
     )
     targets: list[TargetIn] = Field(min_length=1, max_length=MAX_TARGETS)
     metadata: Metadata = Field(
@@ -111,17 +184,37 @@ class WatchIn(Request):
         description="The upstream's API key for this watch, as a variable would hold it; kept sealed, never returned.",
         repr=False,
     )
+    upstream_base: str | None = Field(
+        None,
+        max_length=300,
+        description="Where to ask about this task, within the `hosts` of the provider's file; by default its address.",
+        examples=["https://shop-1.myshopify.com"],
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inline_id(cls, value: Any) -> Any:
+        provider = value.get("provider") if isinstance(value, Mapping) else None
+        if not isinstance(provider, Mapping) or "task_id" in value:
+            return value
+        url = provider.get("url")
+        return {**value, "task_id": url if isinstance(url, str) and url else "-"}  # what is no URL is told as that
 
     def request(self) -> WatchRequest:
         """Return what is asked of relay."""
-
+        provider, inline = self.provider, None
+        if isinstance(provider, InlineIn):
+            inline = provider.definition()
+            provider = inline.name
         return WatchRequest(
             task_id=self.task_id,
             targets=self.targets,
-            provider=self.provider,
+            provider=provider,
+            inline=None if inline is None else inline.text,
             metadata=self.metadata,
             expires_in=self.expires_in,
             upstream_key=self.upstream_key,
+            upstream_base=self.upstream_base,
         )
 
 

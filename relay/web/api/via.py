@@ -145,7 +145,7 @@ def _call(context: Context, request: Request) -> OwnCall:
         path = slash + rest
     provider = context.upstreams.get(name) if name.isprintable() and len(name) < 64 else None
     if provider is None:
-        raise NotDeclared(context.upstreams.refusal(name[:64]))
+        raise NotDeclared(context.upstreams.no_provider(name[:64]).advice)
     return OwnCall(provider, path, request.scope.get("query_string", b""))
 
 
@@ -238,8 +238,10 @@ async def _addressed(
         RelayError: this app may not send it, or there is no key for it.
     """
     provider = call.provider
-    if not provider.configured:
-        raise Invalid(f"'{provider.name}' has no address in this deployment: {provider.remedy}")
+    if not provider.address:
+        elsewhere = ", or send the call to the upstream, and register its task with 'upstream_base'"
+        hint = elsewhere if provider.definition.hosts else ""
+        raise Invalid(f"'{provider.name}' has no address in this deployment: {provider.remedy}{hint}")
     places = provider.key_places
     own = RELAY_KEY in request.headers
     raw: list[Header] = list(request.headers.raw)

@@ -10,7 +10,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.actions import Judgement, WatchRequest
+from relay.actions import Judgement
+from relay.channels.watch_request import WatchRequest
 from relay.errors import Invalid, RelayError, TooLarge
 from relay.model.task_ids import trimmed
 from relay.model.watch import State

@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import Field
 from starlette.requests import Request
 
-from relay.actions import WatchRequest
 from relay.channels import CALLBACK
 from relay.channels.base import Target
 from relay.channels.targets import SCHEMAS, TargetIn
+from relay.channels.watch_request import WatchRequest
 from relay.errors import FieldError, Invalid, MalformedRequest
 from relay.model.submission import idempotency_key
 from relay.store.registrations import MAX_TARGETS

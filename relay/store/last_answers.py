@@ -1,0 +1,66 @@
+"""The last answer about a task, for the mirror: what the upstream said, and how it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from relay.model.times import Millis
+from relay.model.watch import State
+from relay.store.schema import CANCELLED, CUT, REPAIRED, answers, watches
+
+NEWEST = 50
+"""Watches of one task that are looked at: an app may have registered and stopped it ever so often."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastAnswer:
+    """The last answer about a task that an app watches.
+
+    Attributes:
+        body: the upstream's last answer, if it has given one, `at` when it last gave it, and its `status` of HTTP;
+            `TOO_LARGE` where that was not kept.
+        holds: whether that is still how things stand, and is what came: relay goes on asking, or the upstream has
+            said its last word.
+    """
+
+    watch_id: str
+    provider: str
+    upstream_key: bytes | None
+    upstream_base: str | None
+    inline: bytes | None
+    body: bytes | None
+    at: Millis
+    status: int
+    holds: bool
+
+
+def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> LastAnswer | None:
+    """Return the last answer about a task that the app watches, of `provider` if possible, else of any.
+
+    Of watches that were stopped, it knows the newest ones.
+    """
+    c = watches.c
+    asking = (c.provider, c.upstream_key, c.upstream_base, c.inline)
+    columns = (c.id, *asking, c.state, c.last_poll_at, c.misses, c.unknowns)
+    of_task = sa.and_(c.app_id == app_id, c.task_id == task_id)
+    of_provider = sa.select(c.id).where(of_task, c.provider == provider, c.state != sa.literal_column(CANCELLED))
+    newest = sa.select(c.id).where(of_task).order_by(c.id.desc()).limit(NEWEST)
+    known = [watch_id for query in (of_provider, newest) for watch_id in tx.execute(query).scalars()]
+    query = (
+        sa.select(*columns, answers.c.body, answers.c.at, answers.c.status)
+        .join(answers, answers.c.watch_id == c.id, isouter=True)
+        .where(c.id.in_(known))
+        .order_by(sa.case((c.provider == provider, 0), else_=1), c.id.desc())
+        .limit(1)
+    )
+    row = tx.execute(query).first()
+    if row is None:
+        return None
+    # An answer is stored only when it differs. It came again if the last poll got an answer about the task.
+    came_again = row.last_poll_at and row.misses == row.unknowns == 0
+    at = row.last_poll_at if came_again else row.at or 0
+    holds = row.state in (State.WATCHING, State.COMPLETED, State.FAILED) and row.status not in (REPAIRED, CUT)
+    asked = (row.provider, row.upstream_key, row.upstream_base, row.inline)
+    return LastAnswer(row.id, *asked, row.body, at, row.status or 200, holds)

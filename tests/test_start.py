@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
+from relay import __version__
 from relay.store import Database, migrate
 from tests.support.deployment import environment
 from tests.support.processes import CONFIG
@@ -92,3 +94,31 @@ def test_a_process_whose_database_is_up_to_date_needs_no_more(tmp_path: Path) ->
 def test_a_first_call_of_slack_without_a_descriptor_is_no_attempt(tmp_path: Path) -> None:
     modules = loaded(FIRST_CALL, tmp_path, PYTHONPATH=str(Path(__file__).parent.parent))
     assert "slack_sdk" in modules
+
+
+def test_it_runs_where_only_its_dependencies_are_installed(tmp_path: Path) -> None:
+    """As on Heroku and in the container: the tree is there, and no metadata of an installed relay."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(("relay_bridge", "_editable", "__editable")) and entry.suffix != ".pth":
+            (packages / entry.name).symlink_to(entry)
+    tree = Path(__file__).parent.parent
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "DATABASE_URL": f"sqlite:///{tmp_path}/r.db"}
+
+    def run(*command: str) -> str:
+        # -S leaves out the folder of this interpreter's own packages, and relay's metadata with it.
+        done = subprocess.run(
+            [sys.executable, "-S", "-m", "relay", *command],
+            env=environ,
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert run("--version") == __version__
+    run("migrate")
+    assert "Nothing is lost" in run("check")

@@ -1,4 +1,4 @@
-"""docs/deploy.md, the dashboard and the alerts keep their word: what can be run is run, what can be read is read."""
+"""docs/deploy.md and its pages, the dashboard and the alerts keep their word: what can be run is run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ from tests.support.parties import Receiver, Upstream, done
 from tests.support.processes import CONFIG
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/deploy.md").read_text("utf-8")
+INDEX = (ROOT / "docs/deploy.md").read_text("utf-8")
+PAGES = {file.name: file.read_text("utf-8") for file in sorted((ROOT / "docs/deploy").glob("*.md"))}
+PAGE = "\n".join((INDEX, *PAGES.values()))
 FILES = {file.name: file.read_text("utf-8") for file in (ROOT / "config/deploy").iterdir()}
 SAID = "\n".join((PAGE, *FILES.values()))
 COMMANDS = parse_procfile((ROOT / "Procfile").read_text("utf-8")).processes
@@ -44,7 +46,7 @@ promtool = pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (it
 
 
 def block(language: str, holds: str) -> str:
-    """The one block of the page in a language that holds a text."""
+    """The one block of the pages in a language that holds a text."""
     (found,) = (text for one, text in BLOCKS if one == language and holds in text)
     return found
 
@@ -148,8 +150,14 @@ def test_compose() -> None:
         assert (ROOT / services[name]["build"]["dockerfile"]).is_file()
 
 
-def test_the_page_leads_to_every_file() -> None:
-    assert all(f"(../config/deploy/{name})" in PAGE for name in FILES)
+def test_the_index_leads_to_every_page_and_file() -> None:
+    assert all(f"(deploy/{name})" in INDEX for name in PAGES)
+    assert all(f"(../config/deploy/{name})" in INDEX for name in FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_page_says_what_to_do_with_each_file(name: str) -> None:
+    assert any(f"(../../config/deploy/{name})" in page for page in PAGES.values())
 
 
 def test_pgbouncer() -> None:

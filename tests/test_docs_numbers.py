@@ -139,18 +139,24 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "was logged in within the last {}": sessions.KNOWN_FOR,
         "a page loads itself every {}": int(RELOAD[1]) if RELOAD else 0,
     },
-    "docs/deploy.md": {
+    "docs/deploy/heroku.md": {
         "the requests that it has (up to {})": app.ANSWERING,
         "(`RELAY_GRACE`, {} in all)": default("grace"),
         "(`RELAY_KEEP_ALIVE`, {})": default("keep_alive"),
+    },
+    "docs/deploy/database.md": {
         "| {}: `RELAY_DATABASE_POOL` ({}), and one that listens": (
             default("database_pool") + 1,
             default("database_pool"),
         ),
         "| {}: one more for the heartbeat": default("database_pool") + 2,
         "a process learns {} later": change_feed.SWEEP,
+    },
+    "docs/deploy/sizing.md": {
         "makes one query in {}, so": UNIFIED_VIDEO.cadence.steady,
         "lane** has {} places for all processes": Limit().concurrency,
+    },
+    "docs/deploy/monitoring.md": {
         "counted at most every {}": upkeep.COUNT_EVERY,
         "Ctrl-S), {} of lines wait": log_output.MOST,
         "If they differ by more than {}, it logs": processes.NOTABLE / 1000,
@@ -247,11 +253,15 @@ NOT_FROM_THE_CODE = {
     ],
 }
 ROWS = [(page, phrase, value) for page, rows in FROM_THE_CODE.items() for phrase, value in rows.items()]
-PAGES = [str(file.relative_to(ROOT)) for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/deploy").glob("*.md")))
+PAGES = [str(file.relative_to(ROOT)) for file in FILES]
 # History, platforms, measurements; what is made of the files as a whole.
 FULL_OF_OTHERS = {
     "docs/changelog.md",
-    "docs/deploy.md",
+    "docs/deploy/database.md",
+    "docs/deploy/heroku.md",
+    "docs/deploy/monitoring.md",
+    "docs/deploy/sizing.md",
     "docs/performance.md",
     "docs/providers.md",
     "docs/reference.md",  # made of the code

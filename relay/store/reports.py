@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from relay.errors import NotFound
 from relay.model.delivery import DeliveryState
-from relay.model.providers import INLINE, family
+from relay.model.providers import family
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store import deliveries as replay
@@ -294,7 +294,7 @@ def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) ->
     if not chosen:
         of_task = sa.and_(w.app_id.in_(sa.select(apps.c.id)), w.provider.in_(providers), w.task_id == text)
         not_cancelled = sa.select(w.id).where(of_task, w.state != _literal(State.CANCELLED))
-        of_inline = sa.and_(w.app_id.in_(sa.select(apps.c.id)), w.task_id == text, w.provider.startswith(INLINE))
+        of_inline = sa.and_(w.task_id == text, w.inline.is_not(None))
         inline = sa.select(w.id).where(of_inline, w.state != _literal(State.CANCELLED))
         cancelled = sa.select(w.id).where(w.task_id == text, w.state == _literal(State.CANCELLED))
         # Of the first there are few. In the order of an index, PostgreSQL might walk all watches to find them.

@@ -137,6 +137,12 @@ watches = Table(
         sqlite_where=text("next_poll_at IS NOT NULL"),
         postgresql_where=text("next_poll_at IS NOT NULL"),
     ),
+    Index(
+        "ix_watches_inline",  # few have no file whose name would lead to them
+        "task_id",
+        sqlite_where=text("inline IS NOT NULL"),
+        postgresql_where=text("inline IS NOT NULL"),
+    ),
     Index("ix_watches_app", "app_id", "id"),
     Index("ix_watches_app_state", "app_id", "state", "id"),
     Index("ix_watches_app_provider", "app_id", "provider", "state", "id"),

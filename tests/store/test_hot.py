@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from relay.errors import StoreUnavailable
-from relay.store import Database, hot, migrate, polling
+from relay.store import Database, hot, polling
 from relay.store.schema import apps, watches
 from tests.support import rows
 from tests.support.rows import NOW
@@ -60,10 +60,9 @@ def app_row(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def server(postgres_url: str) -> Any:
+def server(migrated_postgres_url: str) -> Any:
     """A PostgreSQL with the tables."""
-    db = Database(postgres_url)
-    db.run_here(migrate.upgrade)
+    db = Database(migrated_postgres_url)
     yield db
     db.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from relay.store import Database, migrate, registrations, watches
+from relay.store import Database, registrations, watches
 from relay.store.notifications import CHANGED, CHANNEL
 from relay.store.registrations import NewTarget, Registered, Registration
 from relay.store.schema import watches as table
@@ -70,13 +70,12 @@ def test_a_watch_that_was_there_is_answered_as_it_is_stored(db: Database, progre
     assert_as_stored(db, answers)
 
 
-def test_a_batch_is_announced_in_few_words(postgres_url: str) -> None:
+def test_a_batch_is_announced_in_few_words(migrated_postgres_url: str) -> None:
     """PostgreSQL lets one transaction after the other notify: nobody follows a new watch by its id yet."""
-    db = Database(postgres_url)
-    db.run_here(migrate.upgrade)
+    db = Database(migrated_postgres_url)
     app = rows.app(db)
     (old,) = register(db, wanted(app, "old", rows.target("a")))
-    with psycopg.connect(postgres_url, autocommit=True) as listener:
+    with psycopg.connect(migrated_postgres_url, autocommit=True) as listener:
         listener.execute(f"LISTEN {CHANNEL}")
         new = register(db, *(wanted(app, f"new-{number}", rows.target()) for number in range(300)))
         register(db, wanted(app, "old", rows.target("b")))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
-import sqlalchemy as sa
 
-from relay.store import Database, migrate
-from tests.support import parties
+from tests.support import databases, parties
 from tests.support.deployment import Deployment, deployment, environment
 from tests.web.callers import Caller, caller
 from tests.web.dashboard.visitors import PASSWORD, send
@@ -19,24 +18,15 @@ from tests.web.dashboard.visitors import PASSWORD, send
 
 @dataclass
 class NewDatabase:
-    """URLs of new databases, from a template with a place for the name."""
+    """URLs of new, migrated databases: files in a folder, or on a PostgreSQL."""
 
-    template: str
+    folder: Path
+    server: str | None
 
     def __call__(self) -> str:
-        name = f"web_{uuid.uuid4().hex}"
-        if self.template.startswith("postgresql"):
-            admin = sa.create_engine(
-                self.template.format("postgres").replace("postgresql://", "postgresql+psycopg://"),
-                isolation_level="AUTOCOMMIT",
-            )
-            with admin.connect() as connection:
-                connection.execute(sa.text(f"CREATE DATABASE {name}"))
-            admin.dispose()
-        db = Database(self.template.format(name))
-        db.run_here(migrate.upgrade)
-        db.close()
-        return self.template.format(name)
+        if self.server:
+            return databases.migrated_database(self.server)
+        return databases.migrated_file(self.folder / f"{uuid.uuid4().hex}.db")
 
 
 @pytest.fixture(scope="package")
@@ -56,9 +46,8 @@ async def receiver() -> AsyncIterator[parties.Receiver]:
 @pytest.fixture(scope="package", params=["sqlite", "postgresql"])
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewDatabase:
     """Makes migrated, empty databases of one kind."""
-    if request.param == "sqlite":
-        return NewDatabase(f"sqlite:///{tmp_path_factory.mktemp('web')}/{{}}.db")
-    return NewDatabase(request.getfixturevalue("postgres"))
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    return NewDatabase(tmp_path_factory.mktemp("web"), server)
 
 
 @pytest.fixture(scope="package")

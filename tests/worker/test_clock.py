@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from relay.model.times import Millis
-from relay.store import Database, migrate, processes
+from relay.store import Database, processes
 from relay.store.clock_reset import TOLERANCE
 from relay.store.processes import NOTABLE, Member
 from relay.telemetry import metrics
@@ -35,9 +35,8 @@ class Clocks(Machine):
 
 
 @pytest.fixture
-def shared(postgres_url: str) -> Iterator[Database]:
-    db = Database(postgres_url)
-    db.run_here(migrate.upgrade)
+def shared(migrated_postgres_url: str) -> Iterator[Database]:
+    db = Database(migrated_postgres_url)
     yield db
     db.close()
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from relay.store import Database, migrate
-from tests.support import parties
+from tests.support import databases, parties
 from tests.support.browser import CHROMIUM, browsing, go
 from tests.support.deployment import Deployment, deployment, environment
 
@@ -36,10 +35,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path, upstream: parties.Upstream, receiver: parties.Receiver) -> AsyncIterator[Scene]:
-    url = f"sqlite:///{tmp_path}/relay.db"
-    db = Database(url)
-    db.run_here(migrate.upgrade)
-    db.close()
+    url = databases.migrated_file(tmp_path / "relay.db")
     environ = environment(url, UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_ADMIN_PASSWORD=PASSWORD)
     async with deployment(environ) as relay:
         yield Scene(relay, upstream, receiver)

@@ -230,12 +230,13 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Listen to what other processes announce, and watch the clock, while inside; at the end, end every stream."""
+        """Listen to other processes, watch the clock and the provider files, while inside; then end every stream."""
         clock = watch_clock(self.clock, self.scheduler.rearm, self._righted, metrics.LOOP_LAG.set)
         tasks = [asyncio.create_task(self._listen()), asyncio.create_task(clock)]
         await self._beat()
         try:
-            yield
+            with self.upstreams.files_followed():
+                yield
         finally:
             await self.halt()
             await self._leave()

@@ -210,15 +210,18 @@ def declared_providers(
     Raises:
         ConfigError: RELAY_PROVIDERS names one that there is not.
     """
-    files = dict(sorted((file.stem, file) for file in (settings.config / "providers").glob("*.toml")))
+    folder = settings.config / "providers"
+    there = sorted(file.stem for file in folder.glob("*.toml"))
     for name in settings.providers:
-        if name not in files:
-            where = f"{settings.config}/providers"
-            raise ConfigError(f"RELAY_PROVIDERS: '{name}' is not declared in {where}; {nearest(name, sorted(files))}")
-    if settings.providers:
-        files = {name: file for name, file in files.items() if name in settings.providers}
-    if not settings.sandbox_on and not environ.get(variable("sandbox", "BASE_URL")):
-        files.pop("sandbox", None)
+        if name not in there:
+            raise ConfigError(f"RELAY_PROVIDERS: '{name}' is not declared in {folder}; {nearest(name, there)}")
+    no_sandbox = not settings.sandbox_on and not environ.get(variable("sandbox", "BASE_URL"))
+
+    def list_files() -> dict[str, Path]:
+        files = {file.stem: file for file in sorted(folder.glob("*.toml"))}
+        if no_sandbox:
+            files.pop("sandbox", None)
+        return {name: file for name, file in files.items() if not settings.providers or name in settings.providers}
 
     def make(file: Path) -> Provider:
         definition = load_definition(file, environ)
@@ -231,7 +234,7 @@ def declared_providers(
             raise ConfigError(f"{name}: the API key {flaw}")
         return Provider(definition, key, _sandbox()) if is_sandbox else Provider(definition, key, exchanger, creates)
 
-    return ProviderFiles(files, make)
+    return ProviderFiles(list_files(), make, list_files)
 
 
 def _sandbox() -> Exchanger:

@@ -19,7 +19,7 @@ from relay.model import cadence, retry, watch
 from relay.model.watch import Caution
 from relay.outbound import codings, connections, lanes, receivers, reservations
 from relay.outbound.lane import Limit
-from relay.providers import credentials, expressions, inline, jwts, messages, shared_queries, troubles, upstreams
+from relay.providers import credentials, expressions, files, inline, jwts, messages, shared_queries, troubles, upstreams
 from relay.providers.definition import MAX_ANSWER, MAX_TIMEOUT, Definition, RequestTable, load_definition
 from relay.providers.fields import MAX_WHOLE_TEXT
 from relay.providers.messages import MAX_KEPT
@@ -126,6 +126,7 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "never within {} of the query before, waits {}, and reads {}": INLINE,
         "An app asks one host {} times at once": inline.OF_APP.concurrency,
         "all apps together {} times a second": inline.OF_HOST.per_second or 0.0,
+        "looks at the files every {}, and": files.LOOK_EVERY,
     },
     "docs/dashboard.md": {
         "status and answer (the first {})": SHOWN_OF_AN_ANSWER,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -112,6 +113,10 @@ class Upstreams(Mapping[str, Provider]):
     async def readable(self) -> list[Provider]:
         """Return every provider whose file is right, by name."""
         return await asyncio.to_thread(self._providers.readable)
+
+    def files_followed(self) -> AbstractContextManager[None]:
+        """Return what takes in, while it is entered, what changes in the provider files."""
+        return self._providers.followed()
 
     def missing(self, name: str) -> str:
         """Return why there is no provider of this name, in words for an app."""

@@ -31,7 +31,6 @@ from relay.settings.options import Settings
 from relay.store import migrate, notifications
 from relay.store.change_feed import ChangeFeed
 from relay.store.clock_reset import rebase
-from relay.store.notifications import DELIVER, EDIT, ERASE, POLL, Wake
 from relay.submissions.submitting import Submissions
 from relay.telemetry import metrics
 from relay.telemetry.tracing import open_tracing
@@ -110,7 +109,7 @@ class Relay:
         self.scheduler = Scheduler()
         self._database = SharedRead(self._database_unwell, LOOK_EVERY)
         self.feed = ChangeFeed(self.db)
-        self.wake = Wake(self.scheduler.wake)
+        self.wake = notifications.Wake(self.scheduler.wake)
         self.tracing = open_tracing(settings.otlp_endpoint)
         process = Process(name, now, self.db, self.wake, self.feed, self.tracing)
         self.leases = None if self.db.embedded else Leases(self.upstreams.lanes, self.db, name)
@@ -178,15 +177,15 @@ class Relay:
     async def working(self) -> AsyncIterator[None]:
         """Poll and deliver while inside; on the way out, finish what is in flight within the grace time."""
         jobs: dict[str, tuple[Tick, float]] = {
-            POLL: (self._by_the_clock(self.poller.tick), INTERVAL),
-            DELIVER: (self._by_the_clock(self.dispatcher.tick), INTERVAL),
+            notifications.POLL: (self._by_the_clock(self.poller.tick), INTERVAL),
+            notifications.DELIVER: (self._by_the_clock(self.dispatcher.tick), INTERVAL),
             "probe": (self._by_the_clock(self.upkeep.probe), PROBE_EVERY),
             "prune": (self._by_the_clock(self.upkeep.prune), PRUNE_EVERY),
             "troubles": (self._by_the_clock(self.troubles.tick), TROUBLES_EVERY),
         }
         if self.slack.has_bot:
-            jobs[EDIT] = (self._by_the_clock(self.editor.tick), INTERVAL)
-            jobs[ERASE] = (self._by_the_clock(self.eraser.tick), INTERVAL)
+            jobs[notifications.EDIT] = (self._by_the_clock(self.editor.tick), INTERVAL)
+            jobs[notifications.ERASE] = (self._by_the_clock(self.eraser.tick), INTERVAL)
         if self.clock.right:
             await self.db.persist(rebase, self.clock.now())
         await self._beat()

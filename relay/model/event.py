@@ -18,6 +18,11 @@ MAX_EVENT_BYTES = 256 * 1024
 """An event body longer than this leaves the upstream's answer out (contract §3)."""
 
 
+_UPSTREAM = b',"upstream":'
+_REPAIRED = b',"upstream_repaired":true}}'
+_END = b"}}"
+
+
 class EventType(StrEnum):
     """What a target can be notified of."""
 
@@ -115,6 +120,22 @@ def event(kind: EventType, key: str, at: Millis, data: EventData, upstream: Upst
     if omitted:
         body = event_body(kind, at, {**data, "upstream_omitted": omitted})
     return Event(kind, key, at, body)
+
+
+def repeats(body: bytes, answer: bytes) -> bool:
+    """Return whether an event holds the upstream's answer byte for byte, so that `answer_in` finds it there."""
+    return body.endswith(_UPSTREAM + answer + _END)
+
+
+def answer_in(body: bytes) -> bytes | None:
+    """Return the upstream's answer as it came, out of an event; None where the event holds none, or a repaired one."""
+    if body.endswith(_REPAIRED):
+        return None
+    start = body.find(_UPSTREAM)
+    # A key of this name may stand in the metadata, too. What stands before the right one is a whole event without it.
+    while start >= 0 and not _is_readable(body[:start] + _END):
+        start = body.find(_UPSTREAM, start + 1)
+    return None if start < 0 else body[start + len(_UPSTREAM) : -len(_END)]
 
 
 def _is_readable(body: bytes) -> bool:

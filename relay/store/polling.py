@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from relay.model.event import Event, EventType, Upstream
+from relay.model.event import Event, EventType, repeats
 from relay.model.times import Millis
 from relay.model.watch import State, Watch
 from relay.store import hot, misses, slack_messages
 from relay.store.due import Allotment, DueRows, due_of
 from relay.store.notifications import announce_changes
-from relay.store.schema import REPAIRED, answers, changes, lags, watches
+from relay.store.outbox import END
+from relay.store.schema import answers, changes, lags, watches
 from relay.store.telling import Told, tell
 
 MAX_CHANGES = 500
@@ -170,6 +171,7 @@ _leases = hot.Statement(
 _ANSWER = ("body", "at", "status")
 _first_answers = hot.Insert(answers, ("watch_id", *_ANSWER))
 _later_answers = hot.Update(answers, ("watch_id",), _ANSWER)
+_former_answers = hot.Statement(sa.delete(answers).where(hot.among(answers.c.watch_id, "ids")))
 _new_changes = hot.Insert(changes, ("watch_id", "number", "at", "state", "upstream_status", "progress"))
 _new_lags = hot.Insert(lags, ("watch_id", "at", "unseen_ms"))
 
@@ -252,13 +254,26 @@ def _of_end(polled: Polled, watch: Watch) -> dict[str, Any]:
 
 
 def _save_answers(tx: sa.Connection, polled: Sequence[Polled]) -> None:
+    """Store answers, but for those that are in the event of an end as they came: an answer is stored once."""
     first: list[dict[str, Any]] = []
     later: list[dict[str, Any]] = []
+    in_events: list[str] = []
     for p in polled:
+        if p.answer_status == 200 and p.answer is not None and _is_in_end(p, p.answer):
+            if p.claim.answer_hash is not None:
+                in_events.append(p.claim.id)
+            continue
         row = {"watch_id": p.claim.id, "body": p.answer, "at": p.asked_at, "status": p.answer_status}
         (first if p.claim.answer_hash is None else later).append(row)
     _first_answers.run(tx, first)
     _later_answers.run(tx, later)
+    if in_events:
+        _former_answers.run(tx, {"ids": in_events})
+
+
+def _is_in_end(polled: Polled, answer: bytes) -> bool:
+    event = polled.event
+    return event is not None and event.key == END and repeats(event.body, answer)
 
 
 def _save_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
@@ -294,9 +309,3 @@ def _save_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:
 def detection_lag(claim: PollClaim, ended_at: Millis) -> Millis:
     """Return how long the end of a watch may have gone unnoticed: since the query before, or its registration."""
     return max(0, ended_at - (claim.last_poll_at or claim.watch.created_at))
-
-
-def answer(tx: sa.Connection, watch_id: str) -> Upstream | None:
-    """Return the upstream's last JSON answer about a watched task; `TOO_LARGE` where that was not stored."""
-    row = tx.execute(sa.select(answers.c.body, answers.c.status).where(answers.c.watch_id == watch_id)).first()
-    return None if row is None else Upstream(row.body, repaired=row.status == REPAIRED)

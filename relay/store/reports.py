@@ -17,7 +17,7 @@ from relay.model.providers import family
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store import deliveries as replay
-from relay.store import misses, outbox, polling
+from relay.store import last_answers, misses, outbox, polling
 from relay.store import watches as watches_
 from relay.store.outbox import SINGLE_ATTEMPT
 from relay.store.schema import NEVER_ENDED, AnyRow, apps, deliveries, lags, usage, watches
@@ -251,7 +251,7 @@ def watch_history(tx: sa.Connection, watch_id: str) -> WatchHistory:
     if watch is None:
         raise NotFound(f"there is no watch '{watch_id[:64]}'")
     app_id = watch.row.app_id
-    upstream = polling.answer(tx, watch_id)
+    upstream = last_answers.answer(tx, watch_id)
     return WatchHistory(
         tx.execute(sa.select(apps.c.name).where(apps.c.id == app_id)).scalar_one(),
         watch,

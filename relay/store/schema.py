@@ -149,7 +149,9 @@ watches = Table(
     Index("ix_watches_app_task", "app_id", "task_id", "id"),
 )
 
-answers = Table(  # the upstream's last JSON answer about a task; apart, because each poll rewrites the row of a watch
+# The upstream's last JSON answer about a task; apart, because each poll rewrites the row of a watch. No row where the
+# event of the end holds that answer as it came.
+answers = Table(
     "answers",
     metadata,
     Column("watch_id", Text, ForeignKey("watches.id", ondelete="CASCADE"), primary_key=True),

@@ -26,7 +26,7 @@ from relay.providers.hosts import Unaskable
 from relay.providers.provider import Provider
 from relay.providers.upstreams import MAX_UNDER_WAY, Busy, Query, Upstreams
 from relay.security.vault import Vault, inline_owner, upstream_key_owner
-from relay.store import outbox, polling, schema, watches
+from relay.store import last_answers, outbox, polling, schema, watches
 from relay.store.batches import Batcher
 from relay.store.due import Allotment
 from relay.store.misses import KEPT, Miss
@@ -163,7 +163,7 @@ class Poller(ClaimLoop[polling.PollClaim]):
         due: Millis | None = None
         told: Event | None = None
         if watch.ended_at is not None:
-            upstream = _repeated(reading) or await self._process.db.persist(polling.answer, claim.id)
+            upstream = _repeated(reading) or await self._process.db.persist(last_answers.answer, claim.id)
             told = _event(claim, watch, TERMINAL_EVENTS[watch.state], outbox.END, watch.ended_at, upstream)
         else:
             due = next_poll(cadence, watch, reading, asked_at, now, self._chance(claim.provider))

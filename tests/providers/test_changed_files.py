@@ -92,7 +92,7 @@ def test_a_file_that_is_being_written_is_not_read(folder: Path) -> None:
 def test_a_mistake_is_logged_once_with_its_line_and_the_former_file_holds(folder: Path) -> None:
     providers = started(folder)
     before = providers["own"]
-    write(folder, "own", FILE.replace("[read]", "[raed]"))
+    write(folder, "own", FILE.replace("status =", "staus ="))
     (line,) = looked(providers)
     assert (line["log_level"], line["provider"]) == ("error", "own")
     assert f"{folder}/providers/own.toml" in line["mistake"]

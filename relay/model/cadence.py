@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from relay.model.reading import Reading
 from relay.model.times import Millis
@@ -33,6 +34,7 @@ class Cadence:
         floor: the shortest interval, jitter included.
         jitter: the share of an interval, 0 to 1, that is taken off at random at most.
         expires_in: from the registration to the deadline, where that says nothing; None for the configured time.
+        learn: ask when the end is likely, as far as that was learned, with this cadence as the budget.
     """
 
     first: float = 5.0
@@ -41,6 +43,7 @@ class Cadence:
     floor: float = 1.0
     jitter: float = 0.1
     expires_in: float | None = None
+    learn: bool = True
 
     def __post_init__(self) -> None:
         seconds = (self.first, self.steady, self.floor)
@@ -52,15 +55,29 @@ class Cadence:
             raise ValueError("expires_in must be at least 1 second")
 
 
-def first_poll(cadence: Cadence, now: Millis, chance: float | None) -> Millis:
+class Timing(Protocol):
+    """What was learned of the ends of tasks, made into times to ask. Times are seconds since the registration."""
+
+    def first(self, chance: float) -> float:
+        """Return when to ask first."""
+        ...
+
+    def following(self, age: float, chance: float) -> float:
+        """Return when to ask again after a query at `age`."""
+        ...
+
+
+def first_poll(cadence: Cadence, now: Millis, chance: float | None, plan: Timing | None = None) -> Millis:
     """Return when to query a task that is registered `now` for the first time.
 
     Args:
         chance: a random number in 0..1, which spreads the queries; None for tasks that are to come due together.
+        plan: what was learned of such tasks. Those that come due together follow none.
     """
     if chance is None:
         return _together(now + round(cadence.first * 750), now + round(cadence.first * 500), cadence.first)
-    return now + round(cadence.first * (1 - chance / 2) * 1000)
+    seconds = cadence.first * (1 - chance / 2) if plan is None else plan.first(chance)
+    return now + round(seconds * 1000)
 
 
 def _together(due: Millis, earliest: Millis, interval: float) -> Millis:
@@ -71,7 +88,13 @@ def _together(due: Millis, earliest: Millis, interval: float) -> Millis:
 
 
 def next_poll(
-    cadence: Cadence, watch: Watch, reading: Reading, asked_at: Millis, now: Millis, chance: float | None
+    cadence: Cadence,
+    watch: Watch,
+    reading: Reading,
+    asked_at: Millis,
+    now: Millis,
+    chance: float | None,
+    plan: Timing | None = None,
 ) -> Millis:
     """Return when to query a task again after `reading`.
 
@@ -80,11 +103,14 @@ def next_poll(
 
     Args:
         chance: a random number in 0..1 for the jitter; None for tasks that are to come due together.
+        plan: what was learned of such tasks; it says when, instead of the cadence. Those that come due together follow
+            none.
     """
-    # The exponent is limited, because growth ** 100_000 overflows. The steady interval is reached long before.
-    grown = cadence.first * cadence.growth ** float(min(watch.polls, 64))
-    interval = min(cadence.steady, grown) if cadence.growth > 1 else cadence.steady
-    interval = max(cadence.floor, interval * (1 - cadence.jitter * (chance or 0.0)))
+    if plan is None or chance is None:
+        interval = _interval(cadence, watch.polls, chance)
+    else:
+        age = max(0.0, (asked_at - watch.created_at) / 1000)
+        interval = max(cadence.floor, plan.following(age, chance) - age)
     interval *= min(MAX_BACKOFF, 2.0 ** min(max(0, watch.misses - 1), 10))
     due = asked_at + round(interval * 1000)
     if chance is None:
@@ -93,3 +119,11 @@ def next_poll(
     if reading.retry_after is not None:
         due = max(due, now + round(min(reading.retry_after, MAX_RETRY_AFTER) * 1000))
     return max(now, min(due, watch.expires_at))
+
+
+def _interval(cadence: Cadence, polls: int, chance: float | None) -> float:
+    """Return the seconds to the next query by the file's own numbers."""
+    # The exponent is limited, because growth ** 100_000 overflows. The steady interval is reached long before.
+    grown = cadence.first * cadence.growth ** float(min(polls, 64))
+    interval = min(cadence.steady, grown) if cadence.growth > 1 else cadence.steady
+    return max(cadence.floor, interval * (1 - cadence.jitter * (chance or 0.0)))

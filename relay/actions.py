@@ -8,7 +8,6 @@ looks is the caller's business.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from relay.channels.sender import Sender
 from relay.channels.targets import TargetOut, Targets
 from relay.channels.watch_request import WatchRequest
 from relay.errors import Invalid, RelayError, TooManyRequests
-from relay.model.cadence import first_poll
 from relay.model.delivery import Attempt
 from relay.model.times import Millis
 from relay.outbound.callers import Caller, CallKind
@@ -36,6 +34,7 @@ from relay.store import Database, cleanup, deliveries, registrations, watches
 from relay.store.batches import Batcher
 from relay.store.change_feed import ChangeFeed
 from relay.store.deliveries import Selection, StoredDelivery
+from relay.store.learned import Learned
 from relay.store.notifications import Wake
 from relay.store.registrations import NewTarget, Registered, Registration
 from relay.store.usage import Quota
@@ -75,6 +74,7 @@ class Actions:
         lanes: how much each receiver is sent at once.
         wake: wakes the loops of this process.
         feed: notifies open pages and streams of what has changed.
+        learned: how long tasks take.
     """
 
     settings: Settings
@@ -87,19 +87,19 @@ class Actions:
     wake: Wake
     feed: ChangeFeed
     clock: Callable[[], Millis]
+    learned: Learned = field(init=False)
     _single: Batcher[Sequence[Registration], Sequence[Judgement]] = field(init=False)
     _batches: Batcher[Sequence[Registration], Sequence[Judgement]] = field(init=False)
     _emptied: Batcher[None, None] = field(init=False)
     _log: RegistrationLog = field(init=False, default_factory=RegistrationLog)
 
     def __post_init__(self) -> None:
+        self.learned = Learned(self.db)
         # Requests that come within a few milliseconds of each other share a commit. A batch has one to itself: together
         # they would hold the database for seconds, and name more ids than one statement may.
         self._single = Batcher(self._commit, gather=0.001, most=200)
         self._batches = Batcher(self._commit, gather=0.0, most=1)
         self._emptied = Batcher(partial(cleanup.empty_logs, self.db), gather=0.001, most=1000)
-
-    # Registering
 
     async def register(self, app_id: str, request: WatchRequest, traceparent: str | None = None) -> RegisteredWatch:
         """Register a task. If the app watches it already, add the new targets to that watch.
@@ -147,6 +147,7 @@ class Actions:
     async def _refusal(self, app_id: str, request: WatchRequest, slices: Slices) -> RelayError | None:
         """Return why this deployment cannot fulfil a request, or does not allow it; None if it can and does."""
         try:
+            await self.learned.refresh()
             await self.check_provider(app_id, request)
             if problem := await self.upstreams.problem(request.inline):
                 return Invalid.at("/provider/url", problem)
@@ -165,16 +166,18 @@ class Actions:
         now = self.clock()
         cadence = provider.cadence(self.settings.poll_interval)
         key = (app_id, provider.name, request.task_id)
+        first_poll_at, late_at = self.learned.outlook(app_id, provider.name, cadence, request.late_after, now)
         return Registration(
             *key,
             targets=tuple(self.targets.seal(app_id, target) for target in request.targets),
             metadata=request.metadata,
             upstream_key=self.vault.seal_text(request.upstream_key, upstream_key_owner(*key)),
-            first_poll_at=first_poll(cadence, now, None if provider.definition.bulk else random.random()),  # noqa: S311
+            first_poll_at=first_poll_at,
             expires_at=now + round(expires_in * 1000),
             traceparent=traceparent,
             upstream_base=provider.address if request.upstream_base and not provider.at_home else None,
             inline=self.vault.seal_text(request.inline, inline_owner(*key)),
+            late_at=late_at,
         )
 
     def _provider(self, request: WatchRequest) -> Provider:
@@ -233,8 +236,6 @@ class Actions:
         shown = [self.targets.show(target, new[target.id].shown if target.id in new else None) for target in stored]
         return RegisteredWatch(outcome.watch, outcome.created, shown)
 
-    # Stopping
-
     async def stop(self, app_id: str, watch_id: str, said: str | None = None) -> bool:
         """Stop a watch: no target is notified of its end. A watch that has ended stays as it is.
 
@@ -264,8 +265,6 @@ class Actions:
         self.wake.erasures()
         self.feed.announce([watch_id])
         await self._emptied.put(None)
-
-    # Sending again
 
     async def send_again(self, app_id: str, delivery_id: str) -> StoredDelivery:
         """Send a delivery again now, in any state.
@@ -301,8 +300,6 @@ class Actions:
         self.wake.deliveries()
         self.wake.edits()
         self.feed.announce(watch_ids)
-
-    # Trying a target
 
     async def test(
         self, app_id: str, target: Target | StoredTarget, text: str, traceparent: str | None = None

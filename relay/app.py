@@ -127,9 +127,14 @@ class Relay:
         slack = next(channel for channel in self.channels.values() if isinstance(channel, SlackChannel))
         self.slack = slack.api
         sender = Sender(self.channels, self.db, self.vault, now, self.tracing)
-        lanes = ReceiverLanes()
-        self.dispatcher = Dispatcher(process, sender, lanes, settings.retry_schedule)
-        self.poller = Poller(process, self.upstreams, self.vault, settings.poll_interval, self.dispatcher)
+        targets = Targets(self.channels, self.vault)
+        declare_alerts(self.db, self.vault, settings, targets, now())
+        actions = Actions(
+            settings, self.db, self.vault, self.upstreams, targets, sender, ReceiverLanes(), self.wake, self.feed, now
+        )
+        self.dispatcher = Dispatcher(process, sender, actions.lanes, settings.retry_schedule)
+        interval = settings.poll_interval
+        self.poller = Poller(process, self.upstreams, self.vault, interval, self.dispatcher, actions.learned)
         self.editor = SlackEditor(process, slack.living, self.vault)
         self.eraser = SlackEraser(process, slack.erased)
         self.heartbeat = Heartbeat(process)
@@ -138,11 +143,6 @@ class Relay:
         self.troubles = TroubleNotes(process, self.upstreams.troubles, settings.retention)
         self._stop_by: float | None = None
         self._beats = False
-        targets = Targets(self.channels, self.vault)
-        declare_alerts(self.db, self.vault, settings, targets, now())
-        actions = Actions(
-            settings, self.db, self.vault, self.upstreams, targets, sender, lanes, self.wake, self.feed, now
-        )
         self.submissions = Submissions(actions, name, now)
         self.context = Context(
             settings,

@@ -15,7 +15,7 @@ import pytest
 from relay import app
 from relay.channels import base, sender
 from relay.channels.slack import api, face, living, turns
-from relay.model import cadence, retry, watch
+from relay.model import cadence, experience, outlook, plan, retry, watch
 from relay.model.watch import Caution
 from relay.outbound import codings, connections, lanes, receivers, reservations
 from relay.outbound.lane import Limit
@@ -31,13 +31,14 @@ from relay.store import (
     clock_reset,
     deaths,
     deliveries,
+    experiences,
     misses,
     processes,
     reports,
     target_health,
 )
 from relay.telemetry import log_output
-from relay.web import rate_limit
+from relay.web import callbacks, rate_limit
 from relay.web.api import watch_changes
 from relay.web.dashboard import rendering, sessions
 from relay.web.slack import handlers as slack
@@ -196,6 +197,17 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "for up to `RELAY_GRACE` ({})": default("grace"),
         "from the fourth on it is {} times as long": cadence.MAX_BACKOFF,
         "postpones the next poll, by {} at most": cadence.MAX_RETRY_AFTER,
+        "Until an app has {} ends, what all apps saw counts, each with {} ends at most": (
+            experience.ENOUGH,
+            experience.ENOUGH / 2,
+        ),
+        "never further apart than {} `steady`; once a task has taken longer than all that were seen, than {}.": (
+            plan.WIDEST,
+            plan.BEYOND,
+        ),
+        "half of such tasks must end within {}, or": outlook.CLOSE,
+        "reads {} of it at most": callbacks.MAX_CALLBACK,
+        "where the answer names one, {} at most": experiences.MAX_MODELS,
         "The claim holds {}": dispatcher.LEASE,
         "Up to {} are under way at once in a process": receivers.MAX_UNDER_WAY,
         "Up to {} are claimed, so that": receivers.MAX_CLAIMED,
@@ -244,7 +256,11 @@ NOT_FROM_THE_CODE = {
     "README.md": ["kills a random process every 2 s"],
     "docs/add-a-provider.md": ["forgotten after 24 hours"],
     "docs/dashboard.md": ["the last 24 hours"],
-    "docs/lifecycle.md": ["a progress below 100 %", "a progress of 100 %"],
+    "docs/lifecycle.md": [
+        "a progress below 100 %",
+        "a progress of 100 %",
+        "within which 95 % of such tasks ended",
+    ],
     "docs/security.md": ["Slack's signature, valid for 5 minutes"],
     "docs/submit-and-watch.md": ["gives up after 30 s, such as Heroku's"],
     "docs/slack.md": [

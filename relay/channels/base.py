@@ -35,7 +35,7 @@ KEPT_ANSWER = 16 * 1024
 ROOM_RETRY = 1.0
 """Seconds until the next try where relay itself had no connection to spare."""
 
-EventName = Literal["task.completed", "task.failed", "task.expired", "task.lost", "task.progress"]
+EventName = Literal["task.completed", "task.failed", "task.expired", "task.lost", "task.progress", "task.late"]
 Events = Annotated[
     list[EventName],
     Field(min_length=1, description="What this target wants to hear. Every terminal event, if left out."),

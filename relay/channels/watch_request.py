@@ -19,6 +19,7 @@ class WatchRequest:
         upstream_key: the upstream's API key for this watch; None for the configured one.
         upstream_base: the address at which to ask about it; None for the provider's own.
         inline: its inline definition, where no file declares its provider.
+        late_after: seconds after which the task is late; or `P95`, for when most of its kind have ended.
         permitted: the targets are permitted, whatever the app may have by itself.
     """
 
@@ -30,4 +31,5 @@ class WatchRequest:
     upstream_key: str | None = field(default=None, repr=False)
     upstream_base: str | None = None
     inline: str | None = field(default=None, repr=False)
+    late_after: int | str | None = None
     permitted: bool = False

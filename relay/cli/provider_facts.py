@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from relay.cli.common import settings_of_environment
 
 if TYPE_CHECKING:
     from relay.providers.definition import Definition
@@ -38,6 +41,34 @@ def facts_of(definition: Definition, about: str) -> dict[str, Any]:
         "cadence": asdict(definition.cadence),
         "budget": asdict(definition.budget),
     }
+
+
+def learned_of(provider: str) -> dict[str, Any] | None:
+    """Return what this deployment has learned of a provider; None where that is little, or cannot be read here."""
+    from dataclasses import asdict
+
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from relay.errors import RelayError
+    from relay.model.experience import figures, merged
+    from relay.store import experiences, migrate
+    from relay.wiring import open_database
+
+    try:
+        settings = settings_of_environment()
+        file = make_url(settings.database_url).database
+        if settings.embedded and not (file and Path(file).exists()):
+            return None
+        db = open_database(settings)
+        try:
+            known = None if db.run_here(migrate.unready) else db.run_here(experiences.of_provider, provider)
+        finally:
+            db.close()
+    except (RelayError, SQLAlchemyError, OSError):
+        return None
+    shown = figures(merged(known or ()))
+    return None if shown is None else asdict(shown)
 
 
 def _tokens(definition: Definition) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.common import JsonOption, console, print_json, run_async, settings_of_environment
-from relay.cli.provider_facts import facts_of
+from relay.cli.provider_facts import facts_of, learned_of
 from relay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def show(
     file = _file_of(provider)
     definition = load_definition(file)
     about = head_comment(file)
-    facts = facts_of(definition, about)
+    facts = facts_of(definition, about) | {"learned": learned_of(definition.name)}
     if as_json:
         print_json(facts)
         return
@@ -108,6 +108,11 @@ def show(
     if definition.cadence.expires_in:
         table.add_row("given up after", f"{definition.cadence.expires_in / 3600:g} h, unless a watch says otherwise")
     table.add_row("limits", limits(definition.budget))
+    if known := facts["learned"]:
+        table.add_row("tasks take", f"half {known['median']:g} s, 95 % {known['p95']:g} s, of {known['ends']} ends")
+        table.add_row("ends noticed", f"half within {known['noticed']:g} s, 95 % within {known['noticed_p95']:g} s")
+        fixed = f"the fixed cadence would make {known['queries_fixed']:g}"
+        table.add_row("queries", f"{known['queries']:g} per task; {fixed}")
     if facts["links_need_key"]:
         table.add_row("links", "open only with the provider's key")
     for what, expressions in facts["reads"].items():

@@ -31,6 +31,7 @@ class EventType(StrEnum):
     EXPIRED = "task.expired"
     LOST = "task.lost"
     PROGRESS = "task.progress"
+    LATE = "task.late"
     TEST = "relay.test"
     DELIVERY_DEAD = "relay.delivery_dead"
     TARGET_UNWELL = "relay.target_unwell"

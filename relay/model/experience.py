@@ -175,7 +175,7 @@ def together(experiences: Iterable[Experience]) -> Experience:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class TaskFigures:
     """What is shown of an experience. Times are seconds.
 
     Attributes:
@@ -195,7 +195,7 @@ class Figures:
     queries_fixed: float
 
 
-def figures(known: Experience) -> Figures | None:
+def figures(known: Experience) -> TaskFigures | None:
     """Return what is shown of an experience; None where too little is known."""
     ends = known.durations.ends
     if known.count < ENOUGH or ends <= 0:
@@ -204,7 +204,7 @@ def figures(known: Experience) -> Figures | None:
     def within(times: Histogram, part: float) -> float:
         return round(times.quantile(part) or 0.0, 1)
 
-    return Figures(
+    return TaskFigures(
         ends=known.count,
         median=within(known.durations, 0.5),
         p95=within(known.durations, 0.95),

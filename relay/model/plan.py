@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from operator import mul
 
 from relay.model.cadence import Cadence
 from relay.model.experience import ENOUGH, HUNDREDTHS, Experience, Mark
 from relay.model.histogram import BINS, EDGES, MEMORY, STEPS, Histogram, bin_of
 
-DOUBT = MEMORY / 20
+DOUBT = MEMORY / 30
 """The weight of ends that may come at any time, whatever was learned: so every task is asked about now and then."""
 
 WIDEST = 4
@@ -31,6 +32,9 @@ BEYOND = 2
 
 EARLY = 0.03
 """The part of the tasks that may have ended before the first query. Of those, nothing is learned."""
+
+HARDLY = 1e-4
+"""The part of the tasks of which nothing more is planned."""
 
 SPREAD = 0.25
 """The part of the time to the first query over which first queries are spread."""
@@ -50,6 +54,8 @@ class Plan:
         weights: the part that ends in each bin.
         scale: queries per square root of a hazard.
         last: the last bin in which an end was seen.
+        horizon: the bin from which on hardly a task is still going on.
+        ratios: by quarter of the progress, how likely each ratio is of a duration to what the progress foretells.
         patient: the first query may come later than the file says.
     """
 
@@ -60,7 +66,9 @@ class Plan:
     weights: Sequence[float]
     scale: float
     last: int
+    horizon: int
     patient: bool
+    ratios: Sequence[Sequence[float]]
 
     def first(self, chance: float) -> float:
         """Return when to ask first, with `chance` between 0 and 1 to spread the queries."""
@@ -89,31 +97,39 @@ class Plan:
                 return max(age, EDGES[later] + inside * WIDTHS[later])
         return EDGES[-1]
 
-    def sharpened(self, ratios: Histogram, mark: Mark) -> Plan:
+    def sharpened(self, mark: Mark | None) -> Plan:
         """Return the plan for a task of which the progress is known.
 
+        It is made for each query, so only the bins are looked at in which such a task may end.
+
         Args:
-            ratios: what such progress has meant, from `Experience.ratios`.
-            mark: the newest figure, and when it came up.
+            mark: the newest figure, and when it came up; None where there is none.
         """
-        if not mark.tells or ratios.ends < ENOUGH / 2:
+        if mark is None or not mark.tells or not (likely := self.ratios[mark.quarter]):
             return self
-        likely = ratios.smoothed()
-        doubt = ratios.ends / 20 / BINS
+        first, end = bin_of(mark.age), self.horizon
         shift = math.log2(HUNDREDTHS / mark.naive_end) * STEPS
         floor = math.floor(shift)
         part = shift - floor
-
-        def likelihood(index: int) -> float:
-            one, other = index + floor, index + floor + 1
-            weight = likely[one] * (1 - part) if 0 <= one < BINS else 0.0
-            return weight + (likely[other] * part if 0 <= other < BINS else 0.0) + doubt
-
-        weights = [weight * likelihood(index) for index, weight in enumerate(self.weights)]
-        total = sum(weights)
-        if total <= 0:
+        # The ratio that an end in each bin would mean lies between two bins of the ratios.
+        ratios = [likely[min(BINS - 1, max(0, index + floor))] for index in range(first, end + 1)]
+        products = [
+            weight * (one * (1 - part) + other * part)
+            for weight, (one, other) in zip(self.weights[first:end], pairwise(ratios), strict=True)
+        ]
+        if (total := sum(products)) <= 0:
             return self
-        return _planned(self.cadence, [weight / total for weight in weights], self.scale, self.last, self.patient)
+        weights = [product / total for product in products]
+        alive = _alive(weights)
+        hazards = _hazards(weights, alive, first)
+        density = [*self.density[:first], *_density(self.cadence, hazards, self.scale, self.last - first)]
+        density += self.density[end:]
+        return replace(
+            self,
+            density=density,
+            levels=_levels(density),
+            alive=[1.0] * first + alive + [0.0] * (BINS - end),
+        )
 
     def _when(self, level: float) -> float:
         """Return when so many queries have been made."""
@@ -133,7 +149,8 @@ def plan(cadence: Cadence, known: Experience) -> Plan | None:
     alive = _alive(weights)
     seen = [*known.durations.ended, *known.durations.running]
     last = max(seen)
-    roots = [math.sqrt(hazard) for hazard in _hazards(weights)]
+    hazards = _hazards(weights, alive)
+    roots = [math.sqrt(hazard) for hazard in hazards]
     exposure = [(alive[index] + alive[index + 1]) / 2 * WIDTHS[index] for index in range(last + 1)]
     budget = _budget(cadence, known)
     if budget <= 0:
@@ -143,19 +160,36 @@ def plan(cadence: Cadence, known: Experience) -> Plan | None:
     def cost(scale: float) -> float:
         return sum(max(scale * root, least) * seconds for root, seconds in zip(roots, exposure, strict=False))
 
-    return _planned(cadence, weights, _solve(cost, budget), last, known.seen)
+    scale = _solve(cost, budget)
+    density = _density(cadence, hazards, scale, last)
+    horizon = next((index for index, left in enumerate(alive) if left < HARDLY and index > last), BINS)
+    ratios = tuple(_likely(ratio) for ratio in known.ratios)
+    return Plan(cadence, density, _levels(density), alive, weights, scale, last, horizon, known.seen, ratios)
 
 
-def _planned(cadence: Cadence, weights: Sequence[float], scale: float, last: int, patient: bool) -> Plan:
-    """Return the plan for ends that are so likely, at so many queries per square root of a hazard."""
+def _density(cadence: Cadence, hazards: Sequence[float], scale: float, last: int) -> list[float]:
+    """Return the queries per second in some bins, at so many per square root of a hazard.
+
+    Args:
+        last: the index of the last of these bins in which an end was seen.
+    """
     most = 1 / max(cadence.floor, 0.001)
     widest, beyond = (1 / (times * cadence.steady) for times in (WIDEST, BEYOND))
-    density = [
+    return [
         min(most, max(scale * math.sqrt(hazard), widest if index <= last else beyond))
-        for index, hazard in enumerate(_hazards(weights))
+        for index, hazard in enumerate(hazards)
     ]
-    levels = [0.0, *accumulate(rate * width for rate, width in zip(density, WIDTHS, strict=True))]
-    return Plan(cadence, density, levels, _alive(weights), weights, scale, last, patient)
+
+
+def _levels(density: Sequence[float]) -> list[float]:
+    """Return the queries up to each edge."""
+    return list(accumulate(map(mul, density, WIDTHS), initial=0.0))
+
+
+def _likely(ratios: Histogram) -> Sequence[float]:
+    """Return how likely each ratio is, with some doubt; nothing where too little is known."""
+    ends = ratios.ends
+    return [weight + ends / 20 / BINS for weight in ratios.smoothed()] if ends >= ENOUGH / 2 else ()
 
 
 def _weights(durations: Histogram) -> list[float]:
@@ -168,11 +202,10 @@ def _weights(durations: Histogram) -> list[float]:
     at_risk = sum(ended) + sum(running.values())
     spent = sum(weight * _middle(index) for weights in (durations.ended, running) for index, weight in weights.items())
     mean = max(1e-3, spent / durations.ends)
-    doubt = DOUBT * min(1.0, durations.ends / MEMORY * 2)
     alive, weights = 1.0, []
     for index in range(BINS):
-        any_time = doubt * math.exp(-EDGES[index] / mean)
-        ends_any_time = any_time - doubt * math.exp(-EDGES[index + 1] / mean)
+        any_time = DOUBT * math.exp(-EDGES[index] / mean)
+        ends_any_time = any_time - DOUBT * math.exp(-EDGES[index + 1] / mean)
         exposed = at_risk - running.get(index, 0.0) / 2 + any_time
         part = min(1.0, (ended[index] + ends_any_time) / exposed) if exposed > 1e-9 else 1.0
         weights.append(alive * part)
@@ -187,12 +220,11 @@ def _alive(weights: Sequence[float]) -> list[float]:
     return [min(1.0, part) for part in reversed(left)]
 
 
-def _hazards(weights: Sequence[float]) -> list[float]:
-    """Return the rate per second at which tasks end that have got so far, by bin."""
-    alive = _alive(weights)
+def _hazards(weights: Sequence[float], alive: Sequence[float], first: int = 0) -> list[float]:
+    """Return the rate per second at which tasks end that have got so far, by bin, from the bin `first` on."""
     return [
-        weight / max(1e-12, (alive[index] - weight / 2) * WIDTHS[index]) if weight > 0 else 0.0
-        for index, weight in enumerate(weights)
+        weight / max(1e-12, (left - weight / 2) * width)
+        for weight, left, width in zip(weights, alive, WIDTHS[first:], strict=False)
     ]
 
 
@@ -205,7 +237,7 @@ def _budget(cadence: Cadence, known: Experience) -> float:
     table = fixed_polls(cadence)
     fixed = sum(weight * table[index] for index, weight in known.durations.ended.items()) / known.durations.ends
     overspent = max(0.0, known.polls / known.fixed - 1) if known.fixed else 0.0
-    return (fixed * max(0.5, 1 - 2 * overspent) - 0.5 - SPREAD / 2) * (1 - cadence.jitter / 2)
+    return (fixed * max(0.5, 1 - 3 * overspent) - 0.5 - SPREAD / 2) * (1 - cadence.jitter / 2)
 
 
 def _solve(cost: Callable[[float], float], budget: float) -> float:

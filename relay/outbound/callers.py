@@ -14,6 +14,7 @@ class CallKind(StrEnum):
 
     POLL = "poll"
     LAST = "last"  # the last poll of a watch, past its deadline; or what ends one that has begun
+    WAKE = "wake"  # a poll that a callback made due before its time
     MIRROR = "mirror"
     CREATE = "create"
     DELIVER = "deliver"

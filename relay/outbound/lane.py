@@ -38,7 +38,7 @@ than others.
 """
 
 
-SHARES = {CallKind.MIRROR: 0.25, CallKind.TEST: 0.2}
+SHARES = {CallKind.MIRROR: 0.25, CallKind.WAKE: 0.25, CallKind.TEST: 0.2}
 """The part of a lane, in places and in rate, that calls of a kind may take. Such calls never wait: see `Lanes.take`."""
 
 APP_SHARE = 0.5

@@ -139,7 +139,7 @@ class Lanes:
             retry_after: seconds that it asked to be left alone.
         """
         lane = self._lanes[key]
-        if caller.kind in SHARES:
+        if caller.kind in SHARES and caller.kind is not CallKind.WAKE:
             lane.part(caller).pause.heard(now, refused=refused, retry_after=retry_after)
         else:
             lane.duration += 0.1 * (took - lane.duration)

@@ -30,7 +30,7 @@ MAX_REMEMBERED = 1000
 MAX_READERS = 100
 """Of these, as many with other expressions: to check and compile them takes longer than the rest."""
 
-CADENCE = Cadence(floor=5.0)
+CADENCE = Cadence(floor=5.0, learn=False)
 """How often a task is asked about. RELAY_POLL_INTERVAL replaces it, but for the floor."""
 
 OF_APP = Limit(5, 2.0)

@@ -75,7 +75,7 @@ def _cadence(value: object) -> object:
     least, most = (float(match[1]), float(match[2] or match[1])) if match else (0.0, 0.0)
     if not 0.05 <= least <= most <= 3600:
         raise ValueError("must be MIN or MIN-MAX seconds between 0.05 and 3600, such as 5 or 0.5-2")
-    return Cadence(first=least, steady=most, growth=1.5, floor=least)
+    return Cadence(first=least, steady=most, growth=1.5, floor=least, learn=False)
 
 
 def _keys(value: object) -> object:

@@ -27,6 +27,13 @@ END = slack_messages.END
 BATCH = 1000
 """Rows that one statement names: PostgreSQL takes 65,535 parameters, and a batch of watches may have more targets."""
 
+
+def has_ended(tx: sa.Connection, watch_id: str) -> bool:
+    """Return whether there is an event of the end of a watch."""
+    query = sa.select(events.c.key).where(events.c.watch_id == watch_id, events.c.key == END)
+    return tx.execute(query).first() is not None
+
+
 SINGLE_ATTEMPT = (EventType.PROGRESS,)
 """Events that are never retried: the next one says more."""
 

@@ -11,9 +11,10 @@ import orjson
 import sqlalchemy as sa
 
 from relay.model.event import Event, EventType, repeats
+from relay.model.experience import Lesson
 from relay.model.times import Millis
 from relay.model.watch import State, Watch
-from relay.store import hot, misses, slack_messages
+from relay.store import experiences, hot, misses, slack_messages
 from relay.store.due import Allotment, DueRows, due_of
 from relay.store.notifications import announce_changes
 from relay.store.outbox import END
@@ -29,6 +30,10 @@ class PollClaim:
     """A watch that this process may poll until the lease runs out.
 
     Attributes:
+        model: what the upstream calls the model that works on the task, as far as it has said so.
+        progress_at: when its progress came up.
+        late_at: when it takes longer than its app expects, and `late_told_at` when its targets were notified of that.
+        woken_from: when it was due before a callback woke it.
         of_watch: the columns that its watch is made of.
     """
 
@@ -46,6 +51,11 @@ class PollClaim:
     answer_hash: int | None
     last_poll_at: Millis | None
     changes: int
+    model: str | None
+    progress_at: Millis | None
+    late_at: Millis | None
+    late_told_at: Millis | None
+    woken_from: Millis | None
     of_watch: tuple[Any, ...]
 
     @property
@@ -64,7 +74,7 @@ class PollClaim:
         return Watch(created_at, expires_at, State.WATCHING, status, progress, None, said, *counts)
 
 
-OF_CLAIM = 14
+OF_CLAIM = 19
 """Of the columns that a claim returns, so many are its own. The others are those of its watch."""
 
 _rows = DueRows(
@@ -84,6 +94,11 @@ _rows = DueRows(
         watches.c.answer_hash,
         watches.c.last_poll_at,
         watches.c.changes,
+        watches.c.model,
+        watches.c.progress_at,
+        watches.c.late_at,
+        watches.c.late_told_at,
+        watches.c.woken_from,
         watches.c.created_at,
         watches.c.expires_at,
         watches.c.upstream_status,
@@ -124,6 +139,8 @@ class Polled(NamedTuple):
         answer_hash: the hash of the answer that is stored afterwards.
         event: the event to send, if there is one.
         changed: whether the reading said something new; `miss`: what came, if that told nothing.
+        model, progress_at, late_told_at: as they are afterwards.
+        lesson: what the end teaches.
     """
 
     claim: PollClaim
@@ -137,6 +154,10 @@ class Polled(NamedTuple):
     event: Event | None = None
     changed: bool = False
     miss: misses.Miss | None = None
+    model: str | None = None
+    progress_at: Millis | None = None
+    late_told_at: Millis | None = None
+    lesson: Lesson | None = None
 
 
 _CLAIMED = ("id", "lease")
@@ -156,12 +177,15 @@ _OF_POLL = (
     "answer_hash",
     "progress_told_at",
     "changes",
+    "model",
+    "progress_at",
+    "late_told_at",
 )
 """Columns that any poll may change. Of indexes, only those of the due time have one of them."""
 
 _release = hot.Update(watches, _CLAIMED, ("next_poll_at",), clears=("lease",))
-_go_on = hot.Update(watches, _CLAIMED, _OF_POLL, clears=("lease",))
-_end = hot.Update(watches, _CLAIMED, (*_OF_POLL, "state", "ended_at"), clears=("lease",))
+_go_on = hot.Update(watches, _CLAIMED, _OF_POLL, clears=("lease", "woken_from"))
+_end = hot.Update(watches, _CLAIMED, (*_OF_POLL, "state", "ended_at"), clears=("lease", "woken_from"))
 _leases = hot.Statement(
     sa.select(watches.c.id, watches.c.lease)
     .where(hot.among(watches.c.id, "ids"))
@@ -203,6 +227,7 @@ def save(tx: sa.Connection, polled: Sequence[Polled], allotment: Allotment | Non
         _save_changes(tx, [p for p in held if p.changed])
         _save_ends(tx, held)
     misses.save(tx, [(p.claim.id, p.miss) for p in held if p.miss])
+    experiences.learn(tx, [_taught(p, p.lesson) for p in held if p.lesson], max((p.asked_at for p in held), default=0))
     return tell(tx, [(p.claim.id, p.claim.app_id, p.event) for p in held if p.event], allotment)
 
 
@@ -246,6 +271,9 @@ def _of_poll(polled: Polled, watch: Watch) -> dict[str, Any]:
         "answer_hash": polled.answer_hash,
         "progress_told_at": polled.asked_at if tells_progress else claim.progress_told_at,
         "changes": claim.changes + polled.changed,
+        "model": polled.model,
+        "progress_at": polled.progress_at,
+        "late_told_at": polled.late_told_at,
     }
 
 
@@ -293,6 +321,14 @@ def _save_changes(tx: sa.Connection, polled: Sequence[Polled]) -> None:
         _new_changes.run(tx, rows)
         slack_messages.changed(tx, [p.claim.id for p in polled], max(p.asked_at for p in polled))
     announce_changes(tx, [p.claim.id for p in polled])
+
+
+def _taught(polled: Polled, lesson: Lesson) -> experiences.Taught:
+    claim = polled.claim
+    progressed = polled.progress_at is not None
+    return experiences.Taught(
+        claim.id, claim.app_id, claim.provider, polled.model, claim.watch.created_at, lesson, progressed
+    )
 
 
 def _save_ends(tx: sa.Connection, polled: Sequence[Polled]) -> None:

@@ -57,6 +57,7 @@ class Registration:
         upstream_base: where the task is asked about; None for its provider's own address.
         inline: its inline definition, sealed, where it has no provider's file.
         watch_id: the id that a new watch gets; None for one that is made now.
+        late_at: when the task takes longer than the app expects.
     """
 
     app_id: str
@@ -71,6 +72,7 @@ class Registration:
     upstream_base: str | None = None
     inline: bytes | None = None
     watch_id: str | None = None
+    late_at: Millis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ _NEW_WATCHES = hot.Insert(
         "expires_at",
         "created_at",
         "traceparent",
+        "late_at",
     ),
 )
 _NEW_TARGETS = hot.Insert(targets, ("id", "watch_id", "type", "address", "place", "host", "events", "fingerprint"))
@@ -328,6 +331,7 @@ def _new_watch(watch_id: str, registration: Registration, now: Millis) -> dict[s
         "expires_at": registration.expires_at,
         "created_at": now,
         "traceparent": registration.traceparent,
+        "late_at": registration.late_at,
     }
 
 

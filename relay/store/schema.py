@@ -108,6 +108,11 @@ watches = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("traceparent", Text),  # of the span that registered it, where tracing is on
+    Column("model", Text),  # what the upstream calls the model that works on it
+    Column("progress_at", BigInteger),  # when its progress came up
+    Column("woken_from", BigInteger),  # when it was due before a callback woke it; null unless it was
+    Column("late_at", BigInteger),  # when it takes longer than its app expects
+    Column("late_told_at", BigInteger),
     # A registered task can be registered again: it gets the same watch, or a new one if that was cancelled.
     Index(
         "uq_watches_task",

@@ -1,4 +1,4 @@
-"""The tables through which processes agree: who lives, whose turn it is, what each may take, what each is sending.
+"""The tables through which processes agree: who lives, what each may take and is sending, what all have learned.
 
 Times are milliseconds since the epoch.
 """
@@ -71,6 +71,16 @@ generations = Table(  # each step of a number ends what was given out before it:
     metadata,
     Column("name", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
+)
+
+experiences = Table(  # what ended watches have taught of how long tasks take: see model/experience
+    "experiences",
+    metadata,
+    Column("app_id", Text, ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("model", Text, primary_key=True),  # empty where the upstream names none, or an app has too many
+    Column("learned", Text, nullable=False),  # as JSON
+    Column("updated_at", BigInteger, nullable=False, index=True),
 )
 
 submissions = Table(  # what is known of each create call, and the keys that keep it from being sent twice

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from relay.errors import NotFound
 from relay.model.delivery import DeliveryState
+from relay.model.experience import Lesson
 from relay.model.times import Millis
 from relay.model.watch import State
-from relay.store import cleanup, slack_erasures, slack_messages, submissions
+from relay.store import cleanup, experiences, slack_erasures, slack_messages, submissions
 from relay.store.notifications import ERASE, POLL, announce, announce_changes
 from relay.store.outbox import END
 from relay.store.schema import AnyRow, changes, deliveries, messages, targets, watches
@@ -215,11 +216,14 @@ def _cancel(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis, said
     change = change.values(
         state=State.CANCELLED, next_poll_at=None, lease=None, estimated_end=None, ended_at=now, changes=c.changes + 1
     )
-    stopped = list(tx.execute(change.returning(c.id, c.changes, c.state, c.upstream_status, c.progress)))
+    shown = (c.id, c.changes, c.state, c.upstream_status, c.progress)
+    of_lesson = (c.app_id, c.provider, c.model, c.created_at, c.last_poll_at)
+    stopped = list(tx.execute(change.returning(*shown, *of_lesson)))
     if not stopped:
         return 0
     names = ("watch_id", "number", "state", "upstream_status", "progress")
-    tx.execute(sa.insert(changes), [dict(zip(names, row, strict=True)) | {"at": now} for row in stopped])
+    tx.execute(sa.insert(changes), [dict(zip(names, row, strict=False)) | {"at": now} for row in stopped])
+    experiences.learn(tx, [_still_running(row) for row in stopped if row.upstream_status and row.last_poll_at], now)
     ids = [row.id for row in stopped]
     slack_messages.changed(tx, ids, now, at_once=True, said=said)
     announce_changes(tx, ids)
@@ -234,6 +238,13 @@ def make_due(tx: sa.Connection, watch_id: str, now: Millis) -> bool:
     if due:
         announce(tx, POLL)
     return due
+
+
+def _still_running(row: AnyRow) -> experiences.Taught:
+    """Return what a stopped watch teaches: its task took longer than until it was last asked about."""
+    age = max(0.0, (row.last_poll_at - row.created_at) / 1000)
+    lesson = Lesson(age, age, ended=False)
+    return experiences.Taught(row.id, row.app_id, row.provider, row.model, row.created_at, lesson, progressed=False)
 
 
 def thin(tx: sa.Connection, app_id: str, watch_id: str) -> bool:

@@ -16,12 +16,14 @@ from relay.errors import Unauthorized
 from relay.model.times import Millis
 from relay.providers.upstreams import Upstreams
 from relay.security import app_keys
+from relay.security.callback_tokens import CallbackTokens
 from relay.security.vault import Vault
 from relay.settings.options import Settings
 from relay.store import Database, apps
 from relay.store.change_feed import ChangeFeed
 from relay.submissions.submitting import Submissions
 from relay.telemetry.tracing import Tracing
+from relay.web.callback_wakes import Callbacks
 from relay.web.rate_limit import HeavyRequests
 from relay.web.sse import OpenStreams
 
@@ -45,6 +47,7 @@ class Context:
         feed: notifies open pages and streams of what has changed.
         measure: brings the gauges of the metrics up to date.
         slack: how Slack is called.
+        callback_tokens, callbacks: whose callback it is, and what wakes its watch.
         unwell: returns the reasons why this process is not ready, none if it is.
         streams: the streams and waiting answers that are open.
         batches, lists: whose turn it is to register a batch, or to read a list.
@@ -63,11 +66,17 @@ class Context:
     tracing: Tracing
     slack: SlackApi
     submissions: Submissions
+    callback_tokens: CallbackTokens = field(init=False)
+    callbacks: Callbacks = field(init=False)
     streams: OpenStreams = field(init=False, default_factory=OpenStreams)
     batches: HeavyRequests = field(init=False, default_factory=HeavyRequests)
     lists: HeavyRequests = field(init=False, default_factory=HeavyRequests)
     _apps: dict[bytes, tuple[float, apps.App]] = field(init=False, default_factory=dict)
     _looked_for: dict[bytes, asyncio.Task[apps.App]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.callback_tokens = CallbackTokens(self.vault, self.settings.base_url)
+        self.callbacks = Callbacks(self.db, self.actions.wake, self.clock)
 
     async def app_of(self, request: Request) -> apps.App:
         """Return the app whose API key the request carries.

@@ -19,6 +19,7 @@ from relay.errors import (
     ResolverUnavailable,
     StoreUnavailable,
 )
+from relay.security.callback_tokens import masked
 from relay.web.api.answers import ProblemOut
 from relay.web.request_id import request_id_of
 
@@ -58,7 +59,7 @@ async def on_relay_error(request: Request, error: Exception) -> Response:
     """Answer about an error of relay's own."""
     assert isinstance(error, RelayError)  # noqa: S101 - registered for this class only
     if error.status >= 500 and not isinstance(error, QUIET):
-        log.error("request failed", path=request.url.path, error=error.detail, code=error.code)
+        log.error("request failed", path=masked(request.url.path), error=error.detail, code=error.code)
     return problem_response(error, request_id_of(request))
 
 
@@ -77,6 +78,6 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 async def on_exception(request: Request, error: Exception) -> Response:
     """Answer about a bug: the log has all of it, the caller only the request id."""
-    log.error("bug", path=request.url.path, exc_info=error)
+    log.error("bug", path=masked(request.url.path), exc_info=error)
     bug = RelayError("something went wrong here; the request id finds it in the log")
     return problem_response(bug, request_id_of(request))

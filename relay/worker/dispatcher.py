@@ -13,6 +13,7 @@ import structlog
 from relay.channels.sender import Sender
 from relay.errors import StoreUnavailable
 from relay.model.delivery import Attempt, DeliveryState, Outcome, Verdict
+from relay.model.event import EventType
 from relay.model.retry import next_attempt
 from relay.model.times import rfc3339
 from relay.outbound.callers import Caller, CallKind
@@ -67,6 +68,10 @@ class Dispatcher(ClaimLoop[outbox.DeliveryClaim]):
             reason = f"the receiver has been failing for long; it is tried again at {rfc3339(claim.probe_at)}"
             await self._records.put(self._held(claim, None, reason))
             return
+        if await self._is_outdated(claim):
+            state, reason = DeliveryState.DEAD, "the task has ended meanwhile"
+            await self._records.put(outbox.Tried(claim, None, claim.counted, state, None, self._clock(), reason))
+            return
         receiver = Receiver(claim.place, claim.host)
         caller = Caller(CallKind.DELIVER, claim.app_id)
         if wait := self._early(claim) or await self._lanes.enter(receiver, caller):
@@ -86,6 +91,12 @@ class Dispatcher(ClaimLoop[outbox.DeliveryClaim]):
         """Record an attempt that counts by the schedule, with the error `internal`."""
         attempt = Attempt(claim.attempts + 1, self._clock(), 0, INTERNAL)
         await self._records.put(self._tried(claim, attempt))
+
+    async def _is_outdated(self, claim: outbox.DeliveryClaim) -> bool:
+        """Return whether a delivery says that a task is late which has ended since the attempt before."""
+        if claim.event_type != EventType.LATE or not claim.attempts:
+            return False
+        return await self._process.db.read(outbox.has_ended, claim.watch_id)
 
     def _early(self, claim: outbox.DeliveryClaim) -> float:
         """Return the seconds until the first attempt, 0 if it is due."""

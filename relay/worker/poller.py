@@ -16,10 +16,11 @@ import structlog
 from relay.errors import ConfigError, StoreUnavailable
 from relay.model.cadence import Cadence, next_poll
 from relay.model.event import TERMINAL_EVENTS, Event, EventData, EventType, Upstream, event
+from relay.model.outlook import due_by, expected_end, is_late, lesson_of, mark_of
 from relay.model.providers import family
 from relay.model.reading import INTERNAL, Kind, Reading
 from relay.model.times import Millis
-from relay.model.watch import Caution, Obstacle, State, Watch, estimated_end, says_new, transition, unasked
+from relay.model.watch import Caution, Obstacle, State, Watch, says_new, transition, unasked
 from relay.outbound.callers import Caller, CallKind
 from relay.providers.bulk import MISSING
 from relay.providers.hosts import Unaskable
@@ -29,12 +30,15 @@ from relay.security.vault import Vault, inline_owner, upstream_key_owner
 from relay.store import last_answers, outbox, polling, schema, watches
 from relay.store.batches import Batcher
 from relay.store.due import Allotment
+from relay.store.experiences import name_of
+from relay.store.learned import Learned
 from relay.store.misses import KEPT, Miss
 from relay.store.schema import CUT, REPAIRED, UNKNOWN
 from relay.store.telling import Told
 from relay.telemetry import metrics
 from relay.worker.claim_loop import Claiming, ClaimLoop, Process
 from relay.worker.dispatcher import Dispatcher
+from relay.worker.pace import Pace, Paces
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -69,10 +73,17 @@ class Poller(ClaimLoop[polling.PollClaim]):
         vault: opens a watch's own upstream key.
         cadence: replaces every provider's cadence.
         dispatcher: sends what ends make.
+        learned: when ends are likely.
     """
 
     def __init__(
-        self, process: Process, upstreams: Upstreams, vault: Vault, cadence: Cadence | None, dispatcher: Dispatcher
+        self,
+        process: Process,
+        upstreams: Upstreams,
+        vault: Vault,
+        cadence: Cadence | None,
+        dispatcher: Dispatcher,
+        learned: Learned,
     ) -> None:
         claiming = Claiming("poll", schema.watches, polling, LEASE, MAX_CLAIMED, AHEAD)
         super().__init__(process, claiming, process.wake.polls)
@@ -80,6 +91,8 @@ class Poller(ClaimLoop[polling.PollClaim]):
         self._upstreams = upstreams
         self._vault = vault
         self._cadence = cadence
+        self._learned = learned
+        self._paces = Paces()
         self._clock = process.clock
         self._saves = Batcher(self._save, gather=0.003, most=500)
         self._polls = cache(metrics.POLLS.labels)  # looking a child up costs more than counting
@@ -98,7 +111,7 @@ class Poller(ClaimLoop[polling.PollClaim]):
     async def fail(self, claim: polling.PollClaim) -> None:
         """Save a poll that told nothing, so that the backoff and the deadline hold."""
         now = self._clock()
-        cadence = self._cadence or Cadence()
+        cadence = self._cadence or Cadence(learn=False)
         with contextlib.suppress(Unaskable, ConfigError):
             cadence = self._provider(claim).cadence(self._cadence)
         reading = Reading(Kind.NOT_ANSWERED, error=INTERNAL)
@@ -120,15 +133,25 @@ class Poller(ClaimLoop[polling.PollClaim]):
         if provider.lacks_key(key):
             return await self._put_off(claim, UNUSABLE_WAIT, Obstacle(f"'{provider.name}' has no API key here"))
         kind = CallKind.LAST if self._clock() >= claim.watch.expires_at else CallKind.POLL
+        if kind is CallKind.POLL and claim.woken_from is not None and self._clock() < claim.woken_from:
+            kind = CallKind.WAKE
+        lane = provider.lane(key)
+        ready_at = self._clock()
         alone = claim.watch.error is not None and claim.watch.error["code"] in ASKED_ALONE
         query = await self._upstreams.poll(provider, claim.task_id, key, Caller(kind, claim.app_id), alone=alone)
         if isinstance(query, Busy):
             obstacle = Obstacle(f"{provider.host} was asked as much as it may be", passing=True)
-            return await self._put_off(claim, query.wait, obstacle)
+            wait = query.wait
+            if kind is CallKind.WAKE and claim.woken_from is not None:
+                wait = min(wait, (claim.woken_from - self._clock()) / 1000)
+            else:
+                self._paces.put_off(lane)
+            return await self._put_off(claim, wait, obstacle)
         self._polls(provider.definition.name, query.reading.kind).inc()
         watch = transition(claim.watch, query.reading, self._clock(), provider.definition.caution)
         cadence = provider.cadence(self._cadence)
-        polled = await self._polled(claim, watch, query.asked_at, query.reading, cadence)
+        pace = self._paces.of(lane, query.asked_at - ready_at)
+        polled = await self._polled(claim, watch, query.asked_at, query.reading, cadence, pace)
         return polled._replace(miss=_miss(watch, query)) if watch.misses else polled
 
     def _provider(self, claim: polling.PollClaim) -> Provider:
@@ -151,36 +174,63 @@ class Poller(ClaimLoop[polling.PollClaim]):
         now = self._clock()
         watch, due = unasked(claim.watch, obstacle, now, now + round(wait * 1000))
         if watch.state is not State.WATCHING:
-            return await self._polled(claim, watch, now, Reading(Kind.NOT_ANSWERED), Cadence())
+            return await self._polled(claim, watch, now, Reading(Kind.NOT_ANSWERED), Cadence(learn=False))
         return polling.Polled(claim, None, now, due)
 
     async def _polled(
-        self, claim: polling.PollClaim, watch: Watch, asked_at: Millis, reading: Reading, cadence: Cadence
+        self,
+        claim: polling.PollClaim,
+        watch: Watch,
+        asked_at: Millis,
+        reading: Reading,
+        cadence: Cadence,
+        pace: Pace | None = None,
     ) -> polling.Polled:
-        """Return what to save of a watch that has become `watch`, with the event that it makes."""
+        """Return what to save of a watch that has become `watch`, with the event that it makes.
+
+        Args:
+            pace: of its lane, if that is short.
+        """
         now = self._clock()
         answer, answer_hash = _to_keep(claim, reading)
         due: Millis | None = None
         told: Event | None = None
+        late_told_at = claim.late_told_at
+        model = name_of(reading.model) or claim.model
+        progress_at = asked_at if watch.progress != claim.watch.progress else claim.progress_at
+        await self._learned.refresh()
+        known = self._learned.of(claim.app_id, claim.provider, model, cadence)
+        plan = known.plan and known.plan.sharpened(mark_of(watch, progress_at))
         if watch.ended_at is not None:
             upstream = _repeated(reading) or await self._process.db.persist(last_answers.answer, claim.id)
             told = _event(claim, watch, TERMINAL_EVENTS[watch.state], outbox.END, watch.ended_at, upstream)
         else:
-            due = next_poll(cadence, watch, reading, asked_at, now, self._chance(claim.provider))
+            due = next_poll(cadence, watch, reading, asked_at, now, self._chance(claim.provider), plan)
+            if pace is not None:
+                before = claim.last_poll_at or watch.created_at
+                due = min(watch.expires_at, pace.due(asked_at, due, before))
+            due = due_by(due, claim.late_at, asked_at, cadence.floor)
             quiet = now - (claim.progress_told_at or 0) >= PROGRESS_EVERY * 1000
             if claim.wants_progress and quiet and watch.progress != claim.watch.progress:
                 told = _event(claim, watch, EventType.PROGRESS, f"progress:{watch.polls}", now, _repeated(reading))
+            if is_late(claim.late_at, late_told_at, asked_at, reading):
+                late_told_at = now
+                told = _event(claim, watch, EventType.LATE, "late", now, _repeated(reading))
         return polling.Polled(
             claim,
             watch,
             asked_at,
             due,
-            estimated_end=estimated_end(watch, now),
+            estimated_end=expected_end(plan, watch, now),
             answer=answer,
             answer_status=_stored_status(reading),
             answer_hash=answer_hash,
             event=told,
-            changed=says_new(claim.watch, watch),
+            changed=says_new(claim.watch, watch) or late_told_at != claim.late_told_at,
+            model=model,
+            progress_at=progress_at,
+            late_told_at=late_told_at,
+            lesson=lesson_of(claim.watch, watch, claim.last_poll_at, cadence),
         )
 
     def _chance(self, name: str) -> float | None:

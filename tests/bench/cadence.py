@@ -6,8 +6,8 @@ FILE is a JSON list of seconds that tasks took, such as `[81.2, 64.0, 97.5]`. Fo
 functions learn from one half as relay would (they see no duration, only what the queries would have found) and then ask
 about the other half, from which nothing is learned. Then the same half is asked about at a fixed interval, chosen so
 that it makes as many queries on average. The last line is the mean of the ratios of the two mean lags: how long an end
-goes unnoticed. Without FILE, and before it, built-in shapes are measured, and tasks whose durations drift while relay
-learns from them.
+goes unnoticed. Before that, built-in shapes are measured, and tasks whose durations drift while relay learns from
+them; without FILE, the last line is about lognormal durations.
 
 `--progress-bias 0.3` lets the upstream say a progress with each answer. For each task it runs at a pace of its own, up
 to 30 % too fast or too slow, and stops at 99 %.
@@ -56,7 +56,7 @@ class Outcome:
     lesson: Lesson
 
 
-def ask(task: Task, cadence: Cadence, current: Plan | None, known: Experience, chance: random.Random) -> Outcome:
+def ask(task: Task, cadence: Cadence, current: Plan | None, chance: random.Random) -> Outcome:
     """Ask about a task as the poller does, by the functions that it uses."""
     first = first_poll(cadence, 0, chance.random(), current)
     watch = Watch(created_at=0, expires_at=FOREVER)
@@ -69,7 +69,7 @@ def ask(task: Task, cadence: Cadence, current: Plan | None, known: Experience, c
             if not marks or progress > marks[-1].progress:
                 marks.append(Mark(progress, age))
             if current is not None:
-                sharp = current.sharpened(known.ratios[marks[-1].quarter], marks[-1])
+                sharp = current.sharpened(marks[-1])
         now = round(age * 1000)
         asked, age = age, next_poll(cadence, watch, PENDING, now, now, chance.random(), sharp) / 1000
         polls += 1
@@ -89,7 +89,7 @@ class Learner:
         """Ask about tasks one after the other."""
         outcomes = []
         for number, task in enumerate(tasks):
-            outcomes.append(ask(task, self.cadence, self.current, self.known, chance))
+            outcomes.append(ask(task, self.cadence, self.current, chance))
             if learning:
                 self.known.learn(outcomes[-1].lesson)
                 if number % 5 == 4:
@@ -199,8 +199,9 @@ def main() -> None:
     given = parser.parse_args()
     last = None
     for name, durations in SHAPES.items():
-        last = halves(durations, 5 if given.durations else given.splits, given.progress_bias)
-        print(f"{name:20} {last}", flush=True)
+        measured_shape = halves(durations, 5 if given.durations else given.splits, given.progress_bias)
+        print(f"{name:20} {measured_shape}", flush=True)
+        last = last or measured_shape
     for name, durations in DRIFTS.items():
         print(f"{name:20} {drifting(durations, 3)}", flush=True)
     if given.durations:

@@ -67,7 +67,7 @@ def test_progress_starves_no_task_either(taken: list[float], chance: float, prog
         for _ in range(ENOUGH):
             ratio.end(95.0, 105.0)
     mark = Mark(progress, age)
-    sharp = planned(known).sharpened(known.ratios[mark.quarter], mark)
+    sharp = planned(known).sharpened(mark)
     after = sharp.following(age, chance)
     assert age + CADENCE.floor <= after * (1 + 1e-9)
     assert after <= age + WIDEST * CADENCE.steady * (1 + 1e-6)
@@ -148,7 +148,7 @@ def test_progress_says_when_as_far_as_it_was_right_before() -> None:
         seconds, pace = chance.uniform(30, 600), chance.uniform(0.9, 1.1)
         marks = [Mark(part * pace, part * seconds) for part in (0.1, 0.3, 0.6, 0.8)]
         known.learn(Lesson(seconds * 0.98, seconds * 1.01, ended=True, polls=10, fixed=10.0, marks=marks))
-    sharp = planned(known).sharpened(known.ratios[1], Mark(0.3, 60.0))
+    sharp = planned(known).sharpened(Mark(0.3, 60.0))
     assert 170 < sharp.end(0.5, 60.0) < 230
     assert sharp.end(0.9, 60.0) - sharp.end(0.1, 60.0) < 100
     blunt = planned(known)
@@ -161,7 +161,7 @@ def test_a_progress_that_sits_at_99_percent_says_little() -> None:
     for _ in range(100):
         seconds = chance.uniform(100, 400)
         known.learn(Lesson(seconds * 0.98, seconds, ended=True, polls=10, fixed=10.0, marks=[Mark(0.99, 20.0)]))
-    sharp = planned(known).sharpened(known.ratios[3], Mark(0.99, 20.0))
+    sharp = planned(known).sharpened(Mark(0.99, 20.0))
     assert 150 < sharp.end(0.5, 90.0) < 350
 
 

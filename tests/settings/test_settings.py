@@ -111,7 +111,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "RELAY_PROVIDER": ("other", "other"),
     "RELAY_PROVIDERS": ("kling, runway", ("kling", "runway")),
     "RELAY_INLINE_PROVIDERS": ("1", True),
-    "RELAY_POLL_INTERVAL": ("0.5-2", Cadence(first=0.5, steady=2, growth=1.5, floor=0.5)),
+    "RELAY_POLL_INTERVAL": ("0.5-2", Cadence(first=0.5, steady=2, growth=1.5, floor=0.5, learn=False)),
     "RELAY_RETRY_SCHEDULE": ("0s, 5, 1.5m,2h,1d", (0, 5, 90, 7200, 86400)),
     "RELAY_EXPIRES_IN": ("90", 90),
     "RELAY_MAX_EXPIRES_IN": ("7d", 604_800),
@@ -228,7 +228,7 @@ def test_a_list_may_be_a_list_in_the_file(folder: Path) -> None:
     assert settings.retry_schedule == (0, 5, 60)
     assert settings.allowed_networks == (ip_network("10.0.0.0/8"),)
     assert settings.secret_key == ("a-new-key-of-some-length", "an-old-key-of-some-length")
-    assert settings.poll_interval == Cadence(first=2.5, steady=2.5, growth=1.5, floor=2.5)
+    assert settings.poll_interval == Cadence(first=2.5, steady=2.5, growth=1.5, floor=2.5, learn=False)
 
 
 @pytest.mark.parametrize(

@@ -95,10 +95,13 @@ def _watching(living: Living, now: Millis, look: Look) -> SlackMessage:
         bar = f"{'█' * done}{'░' * (CELLS - done)}  *{percent}%*{about}"
         spoken = f"{percent}%{about}"
     else:
-        place = f" · position {position} in the queue" if position else ""
+        place = f" · about {span(round(left / 1000))} left" if left > 0 else ""
+        place += f" · position {position} in the queue" if position else ""
         bar = spoken = f"{span((now - watch.created_at) // 1000)} so far{place}"
     if queue:
         lines.append(words.escaped(queue))
+    if watch.late_told_at is not None:
+        lines.append("It is taking longer than usual.")
     if watch.misses >= SILENT:
         lines.append(f":warning: The provider did not answer the last {watch.misses} times; relay goes on asking.")
     elif not watch.polls:

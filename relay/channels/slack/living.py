@@ -102,9 +102,9 @@ class LivingMessages:
 
         Args:
             name: the channel, as the target has it.
-            kind: the event's type. The message shows progress anyway.
+            kind: the event's type. The message shows progress anyway, and that a task is late.
         """
-        if kind == EventType.PROGRESS:
+        if kind in (EventType.PROGRESS, EventType.LATE):
             lives = await self._db.read(slack_messages.lives, target_id)
             return Outcome(Verdict.DELIVERED, note="the living message shows it") if lives else None
         now = self._clock()

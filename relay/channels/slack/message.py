@@ -210,6 +210,8 @@ def _story(kind: EventType, data: Data, at: Any, noun: str) -> _Story:
             progress = data.get("progress")
             done = f": {progress:.0%}" if isinstance(progress, int | float) and 0 <= progress <= 1 else ""
             return _Story(":hourglass_flowing_sand:", f"{noun} under way{done}", "", facts=facts_of(data, at))
+        case EventType.LATE:
+            return _Story(":hourglass:", f"{noun} is taking longer than usual", "", facts=facts_of(data, at))
         case EventType.TEST:
             return _Story(":wave:", "relay can post here", "This is a test. When a task ends, you will read it here.")
         case _:

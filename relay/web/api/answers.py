@@ -31,6 +31,7 @@ class WatchOut(TypedDict):
     polls: int
     last_poll_at: Time | None
     next_poll_at: Time | None
+    callback_url: str | None
     expires_at: Time
     created_at: Time
     ended_at: Time | None

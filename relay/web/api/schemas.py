@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from relay.channels.targets import TargetIn
 from relay.channels.urls import Url
@@ -17,6 +17,7 @@ from relay.model.task_ids import CONTROL, MAX_ID, WRITTEN, checked
 from relay.providers.expressions import MAX_PLAIN, judge_plain
 from relay.providers.hosts import address_of
 from relay.providers.inline import Inline
+from relay.store.learned import P95
 from relay.store.registrations import MAX_TARGETS
 
 MAX_METADATA = 4096
@@ -29,6 +30,9 @@ TARGETS_PER_TOKEN = 20
 
 MAX_PROVIDER = 63
 """Characters of the name of a provider."""
+
+MAX_LATE_AFTER = 30 * 86400
+"""The most seconds of `late_after`: no watch is longer."""
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2025-10-06T15:14:11.908Z"])]
 
@@ -54,6 +58,21 @@ TaskId = Annotated[
     str,
     Field(min_length=1, max_length=MAX_ID, json_schema_extra={"pattern": WRITTEN}),
     AfterValidator(checked),
+]
+
+
+def _late_after(value: Any) -> int | str:
+    whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_LATE_AFTER
+    if not whole and value != P95:
+        raise ValueError(f"must be whole seconds, 1 to {MAX_LATE_AFTER}, or '{P95}'")
+    seconds: int | str = value
+    return seconds
+
+
+LateAfter = Annotated[
+    Any,
+    AfterValidator(_late_after),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_LATE_AFTER}, {"const": P95}]}),
 ]
 
 
@@ -172,6 +191,12 @@ class WatchIn(Request):
     expires_in: int | None = Field(
         None, ge=1, description="Seconds until relay stops watching; else what the provider says, or RELAY_EXPIRES_IN."
     )
+    late_after: LateAfter | None = Field(
+        None,
+        description="When to notify the targets that ask for `task.late`: seconds from the registration, or `p95`, the "
+        "time within which 95 % of such tasks end, as far as relay knows of 20 of them.",
+        json_schema_extra={"examples": [600, "p95"]},
+    )
     upstream_key: (
         Annotated[
             str,
@@ -215,6 +240,7 @@ class WatchIn(Request):
             expires_in=self.expires_in,
             upstream_key=self.upstream_key,
             upstream_base=self.upstream_base,
+            late_after=self.late_after,
         )
 
 

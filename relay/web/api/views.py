@@ -17,9 +17,10 @@ from relay.store.deliveries import StoredDelivery
 from relay.store.schema import AnyRow
 from relay.store.watches import StoredWatch
 from relay.web.api.answers import AttemptOut, DeliveryOut, SubmissionOut, WatchOut
+from relay.web.context import Context
 
 
-def show_watch(watch: StoredWatch, targets: Sequence[TargetOut]) -> WatchOut:
+def show_watch(watch: StoredWatch, targets: Sequence[TargetOut], callback_url: str | None) -> WatchOut:
     """Return a watch and its targets as its app sees them."""
     row = watch.row
     return WatchOut(
@@ -37,10 +38,16 @@ def show_watch(watch: StoredWatch, targets: Sequence[TargetOut]) -> WatchOut:
         polls=row.polls,
         last_poll_at=_time(row.last_poll_at),
         next_poll_at=None if row.ended_at is not None else _time(row.next_poll_at),
+        callback_url=callback_url,
         expires_at=rfc3339(row.expires_at),
         created_at=rfc3339(row.created_at),
         ended_at=_time(row.ended_at),
     )
+
+
+def callback_url(context: Context, watch: StoredWatch) -> str | None:
+    """Return where an upstream says that there is news of a watch's task; None if it cannot reach this deployment."""
+    return context.callback_tokens.url(watch.row.id)
 
 
 def show_delivery(delivery: StoredDelivery) -> DeliveryOut:

@@ -19,7 +19,7 @@ from relay.model.event import TERMINAL_EVENTS
 from relay.model.watch import State
 from relay.store import watches
 from relay.store.watches import StoredWatch
-from relay.web.api.views import show_watch
+from relay.web.api.views import callback_url, show_watch
 from relay.web.context import Context, key_hash_of
 from relay.web.sse import BEGIN, COMMENT, HEARTBEAT, event_stream, require_room
 
@@ -124,7 +124,7 @@ def _represent(context: Context, watch: StoredWatch) -> Representation:
     """Return a watch as it is shown, made once for all that are handed it."""
     made: Representation | None = watch.made.get("representation")
     if made is None:
-        shown = show_watch(watch, context.targets.show_all(watch))
+        shown = show_watch(watch, context.targets.show_all(watch), callback_url(context, watch))
         lasting = {name: value for name, value in shown.items() if name not in CHANGING}
         tag = blake2b(orjson.dumps(lasting), digest_size=12).hexdigest()
         made = watch.made["representation"] = Representation(orjson.dumps(shown), f'"{tag}"')

@@ -36,7 +36,7 @@ from relay.web.api.openapi.spec import (
 from relay.web.api.operations import ApiHandler, Operations
 from relay.web.api.parameters import cursor, known, limit, one_of
 from relay.web.api.schemas import MAX_BATCH_TARGETS, TARGETS_PER_TOKEN, BatchIn, WatchIn
-from relay.web.api.views import show_watch
+from relay.web.api.views import callback_url, show_watch
 from relay.web.api.watch_changes import MAX_WAIT
 from relay.web.bodies import MAX_BATCH_BODY, MAX_BODY, JsonResponse, decoded, parse, read_json, read_undecoded
 from relay.web.context import Context
@@ -70,7 +70,7 @@ async def register_watch(context: Context, request: Request, app: apps.App) -> R
     with context.tracing.span("register", "server", request.headers.get("traceparent")) as span:
         registered = await context.actions.register(app.id, wanted.request(), span.traceparent)
         span.note({"request_id": request_id_of(request), "watch_id": registered.watch.row.id})
-    shown = show_watch(registered.watch, registered.targets)
+    shown = show_watch(registered.watch, registered.targets, callback_url(context, registered.watch))
     if registered.created:
         return JsonResponse(shown, 201, {"Location": f"/v1/watches/{shown['id']}"})
     return JsonResponse(shown)
@@ -102,7 +102,7 @@ async def list_watches(context: Context, request: Request, app: apps.App) -> Res
         slices = Slices()
         data = []
         for watch in newest:
-            data.append(show_watch(watch, context.targets.show_all(watch)))
+            data.append(show_watch(watch, context.targets.show_all(watch), callback_url(context, watch)))
             await slices.turn()
         return JsonResponse(WatchPage(data=data, next_cursor=data[-1]["id"] if more else None))
 
@@ -137,7 +137,7 @@ async def register_watches(context: Context, request: Request, app: apps.App) ->
             span.note({"request_id": request_id_of(request), "watches": len(valid)})
         data = []
         for outcome in items:
-            data.append(_batch_item(request, outcome if isinstance(outcome, RelayError) else next(judgements)))
+            data.append(_batch_item(context, request, outcome if isinstance(outcome, RelayError) else next(judgements)))
             await slices.turn()
         return JsonResponse(BatchOut(data=data))
 
@@ -162,10 +162,11 @@ def _parsed(item: Any) -> WatchRequest | RelayError:
         return error
 
 
-def _batch_item(request: Request, judgement: Judgement) -> BatchItem:
+def _batch_item(context: Context, request: Request, judgement: Judgement) -> BatchItem:
     if isinstance(judgement, RelayError):
         return {"status": judgement.status, "error": problem(judgement, request_id_of(request))}
-    return {"status": 201 if judgement.created else 200, "watch": show_watch(judgement.watch, judgement.targets)}
+    shown = show_watch(judgement.watch, judgement.targets, callback_url(context, judgement.watch))
+    return {"status": 201 if judgement.created else 200, "watch": shown}
 
 
 @operations.add(

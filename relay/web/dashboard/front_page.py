@@ -83,7 +83,7 @@ class FrontPage:
         rows = await self._context.db.read(_rows, now)
         figures = await self._counted(now)
         day = figures.day
-        upstreams = await health(self._context.upstreams, figures.counts)
+        upstreams = await health(self._context.upstreams, figures.counts, self._context.actions.learned)
         return rendering.render(
             "front_body.html",
             token=TOKEN,

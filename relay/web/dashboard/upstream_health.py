@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from relay.model.experience import TaskFigures, figures
 from relay.model.reading import Kind
 from relay.providers.provider import Provider
 from relay.providers.upstreams import Upstreams
+from relay.store.learned import Learned
 from relay.store.reports import Counts
 from relay.telemetry import metrics
 
@@ -18,6 +20,7 @@ class UpstreamHealth:
     """How well one upstream answers.
 
     Attributes:
+        known: how long its tasks take, and what it costs to notice their ends; as all processes have learned.
         in_flight, silent: watches under way, and how many of them had no usable answer lately. From the database.
         kinds: answers by kind; this and what follows since this process started, and about this process alone.
         half, most: seconds within which half, and 95 %, of the ends were noticed; None if none was.
@@ -25,6 +28,7 @@ class UpstreamHealth:
     """
 
     provider: Provider
+    known: TaskFigures | None
     in_flight: int
     silent: int
     kinds: Mapping[str, int]
@@ -34,15 +38,20 @@ class UpstreamHealth:
     paused: float
 
 
-async def health(upstreams: Upstreams, counts: Counts) -> list[UpstreamHealth]:
+async def health(upstreams: Upstreams, counts: Counts, learned: Learned) -> list[UpstreamHealth]:
     """Return how well each upstream answers; those with most under way first."""
+    await learned.refresh()
     answers = _answers()
-    healths = [_health(provider, upstreams, counts, answers) for provider in await upstreams.readable()]
+    healths = [_health(provider, upstreams, counts, answers, learned) for provider in await upstreams.readable()]
     return sorted(healths, key=lambda of: (not of.provider.configured, -of.in_flight, of.provider.name))
 
 
 def _health(
-    provider: Provider, upstreams: Upstreams, counts: Counts, answers: Mapping[tuple[str, str], int]
+    provider: Provider,
+    upstreams: Upstreams,
+    counts: Counts,
+    answers: Mapping[tuple[str, str], int],
+    learned: Learned,
 ) -> UpstreamHealth:
     in_flight, silent = counts.in_flight.get(provider.name, (0, 0))
     lanes = upstreams.lanes.lanes_at(provider.host)
@@ -50,6 +59,7 @@ def _health(
     now = time.monotonic()
     return UpstreamHealth(
         provider=provider,
+        known=figures(learned.of_all(provider.name)),
         in_flight=in_flight,
         silent=silent,
         kinds={kind: count for kind in Kind if (count := answers.get((provider.name, kind)))},

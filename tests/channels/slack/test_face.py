@@ -30,6 +30,7 @@ def living(
         "upstream_status": "processing",
         "progress": None,
         "estimated_end": None,
+        "late_told_at": None,
         "created_at": NOW - 90_000,
         "ended_at": None,
         "polls": 3,

@@ -175,7 +175,7 @@ async def test_every_operation_is_described_has_a_name_of_its_own_and_says_what_
 async def test_health_is_documented_as_it_answers(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     found = await document(api)
     others = {path for path in found["paths"] if not path.startswith(("/v1/", "/v2/"))}
-    assert others == {"/healthz", "/readyz", "/via/{provider}/{path}"}
+    assert others == {"/healthz", "/readyz", "/in/{token}", "/via/{provider}/{path}"}
 
     async def unwell() -> list[str]:
         return ["the database does not answer"]

@@ -73,6 +73,7 @@ async def test_a_new_watch_is_201_at_its_location_and_committed(api: Caller, nam
         "upstream_status": None,
         "progress": None,
         "estimated_end": None,
+        "callback_url": None,
         "result": None,
         "error": None,
         "metadata": {},

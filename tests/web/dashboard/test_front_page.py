@@ -24,7 +24,8 @@ from relay.providers.files import ProviderFiles
 from relay.providers.provider import Provider
 from relay.providers.upstreams import Upstreams
 from relay.simulators.upstream import SandboxTransport
-from relay.store import Database, outbox, polling, watches
+from relay.store import Database, migrate, outbox, polling, watches
+from relay.store.learned import Learned
 from relay.store.reports import Counts
 from relay.telemetry import metrics
 from relay.web.dashboard import charts, rendering
@@ -247,6 +248,9 @@ async def test_health_tells_of_lanes_answers_and_lags(tmp_path: Path) -> None:
     definition = load_definition(tmp_path / f"{name}.toml", {"HEALTH_TEST_BASE_URL": "https://up.example"})
     provider = Provider(definition, "key", OverHttpx(SandboxTransport()))
     upstreams = Upstreams(ProviderFiles({name: PROVIDER}, lambda _: provider), now)
+    db = Database(f"sqlite:///{tmp_path}/relay.db")
+    db.run_here(migrate.upgrade)
+    learned = Learned(db)
     lanes, lane = upstreams.lanes, upstreams[name].lane(None)
     caller = Caller(callers.CallKind.POLL, "app")
     lanes.take(lane, Limit(), caller, time.monotonic())
@@ -254,7 +258,7 @@ async def test_health_tells_of_lanes_answers_and_lags(tmp_path: Path) -> None:
         metrics.POLLS.labels(name, Kind.PENDING).inc()
     for lag in (0.2, 0.2, 4.0):
         metrics.DETECTION_LAG.labels(name).observe(lag)
-    (one,) = await health(upstreams, Counts(7, {name: (7, 2)}, 0, 0))
+    (one,) = await health(upstreams, Counts(7, {name: (7, 2)}, 0, 0), learned)
     assert (one.in_flight, one.silent, one.kinds) == (7, 2, {"pending": 3})
     assert (one.half, one.most) == (0.25, 5.0)
     assert (one.asking, one.paused) == (1, 0.0)
@@ -262,5 +266,5 @@ async def test_health_tells_of_lanes_answers_and_lags(tmp_path: Path) -> None:
     for _ in range(2):
         lanes.take(lane, Limit(), caller, time.monotonic())
         lanes.done(lane, caller, 0.1, time.monotonic(), refused=True, retry_after=30)
-    (one,) = await health(upstreams, Counts(0, {}, 0, 0))
+    (one,) = await health(upstreams, Counts(0, {}, 0, 0), learned)
     assert 29 < one.paused <= 30

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from relay import __version__
 from relay.model.event import ALERTS, AlertData, EventData, EventType
 from relay.providers.definition import Definition
-from relay.web import ops
+from relay.web import callbacks, ops
 from relay.web.api.answers import ProblemOut
 from relay.web.api.openapi.creates import TAG, own_paths
 from relay.web.api.openapi.samples import samples
@@ -53,6 +53,7 @@ _TOLD = {
     EventType.EXPIRED: "The deadline passed first; `error` holds the last thing that the upstream said.",
     EventType.LOST: "The upstream no longer knows the task.",
     EventType.PROGRESS: "The task goes on (only for targets that ask for it; throttled, never retried).",
+    EventType.LATE: "The task takes longer than `late_after` (only for targets that ask for it; once).",
     EventType.TEST: "A test, sent by `POST /v1/targets/test`.",
     EventType.DELIVERY_DEAD: "For the operator (`RELAY_ALERTS`): a delivery is dead.",
     EventType.TARGET_UNWELL: "For the operator: a place is unwell, and its deliveries are held.",
@@ -98,7 +99,7 @@ _TAGS = ("Watches", "Deliveries", "Targets", "Providers", "Submissions", TAG, "H
 
 def _paths(public_url: str) -> JsonObject:
     paths: defaultdict[str, JsonObject] = defaultdict(dict)
-    operations: list[Operation[Any]] = [*OPERATIONS, *ops.operations.all]
+    operations: list[Operation[Any]] = [*OPERATIONS, *callbacks.operations.all, *ops.operations.all]
     for operation in operations:
         paths[operation.path][operation.method.lower()] = _with_samples(operation, public_url)
     return dict(paths)

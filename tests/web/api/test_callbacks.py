@@ -1,0 +1,134 @@
+"""Callbacks of upstreams wake the poll, and tasks that take longer than expected are told of once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from relay.security.callback_tokens import masked
+from tests.support import parties
+from tests.support.deployment import Deployment, deployment, environment
+from tests.support.parties import done, says, until
+from tests.web.conftest import NewDatabase
+
+BASE = "https://relay.example"
+
+anyio = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+async def slow(new_database: NewDatabase, upstream: parties.Upstream) -> AsyncIterator[Deployment]:
+    """A relay that asks about nothing for half a minute, unless something wakes it."""
+    environ = environment(
+        new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_BASE_URL=BASE, RELAY_POLL_INTERVAL="60"
+    )
+    async with deployment(environ) as running:
+        yield running
+
+
+async def asked(upstream: parties.Upstream, task_id: str, count: int) -> None:
+    """Waits until the upstream was asked so often about a task."""
+
+    async def enough() -> bool:
+        return len(upstream.asked[task_id]) >= count
+
+    await until(enough)
+
+
+def path_of(watch: dict[str, Any]) -> str:
+    url: str = watch["callback_url"]
+    assert url.startswith(f"{BASE}/in/{watch['id']}.")
+    return url.removeprefix(BASE)
+
+
+@anyio
+async def test_a_callback_wakes_the_poll_and_is_not_believed(
+    slow: Deployment, upstream: parties.Upstream, receiver: parties.Receiver, name: str
+) -> None:
+    upstream.scripts[name] = [says("pending"), done()]
+    watch = await slow.register(name, f"{receiver.url}/{name}")
+    assert (await slow.http.post(path_of(watch), json={"status": "failed"})).status_code == 200
+    await asked(upstream, name, 1)
+    assert (await slow.watch(watch["id"]))["state"] == "watching"
+    assert (await slow.http.post(path_of(watch), content=b"x" * 200_000)).status_code == 200
+    (post,) = await receiver.wait_for(1, f"/{name}")
+    assert post.event["type"] == "task.completed"
+    answer = await slow.http.post(path_of(watch), json={"challenge": "abc", "more": 1})
+    assert (answer.status_code, answer.json()) == (200, {"challenge": "abc"}), "of an ended watch, too"
+
+
+@anyio
+async def test_forged_and_unknown_tokens_are_404_and_ask_nothing(
+    slow: Deployment, upstream: parties.Upstream, receiver: parties.Receiver, name: str
+) -> None:
+    watch = await slow.register(name, f"{receiver.url}/{name}")
+    path = path_of(watch)
+    other = "/in/wch_01K6X15VHRFF09DKKQJRZWHM60" + path[path.index(".") :]
+    for forged in (path[:-1] + ("A" if path[-1] != "A" else "B"), other, "/in/nonsense", f"/in/{watch['id']}"):
+        answer = await slow.http.post(forged, content=b"{}")
+        assert answer.status_code == 404, forged
+        assert answer.json()["code"] == "not_found"
+    assert not upstream.asked[name]
+    await slow.http.delete(f"/v1/watches/{watch['id']}?erase=true")
+    assert (await slow.http.post(path)).status_code == 404
+
+
+@anyio
+async def test_a_flood_of_callbacks_causes_one_query_a_second(
+    slow: Deployment, upstream: parties.Upstream, receiver: parties.Receiver, name: str
+) -> None:
+    watch = await slow.register(name, f"{receiver.url}/{name}")
+    ends = time.monotonic() + 2.5
+    while time.monotonic() < ends:
+        answers = await asyncio.gather(*(slow.http.post(path_of(watch), content=b"news") for _ in range(10)))
+        assert {answer.status_code for answer in answers} == {200}
+    await asked(upstream, name, 3)
+    upstream.scripts[name] = done()
+    await slow.http.post(path_of(watch))
+    await receiver.wait_for(1, f"/{name}")
+    assert all(after - before > 0.9 for before, after in pairwise(upstream.asked[name]))
+
+
+@anyio
+async def test_a_late_task_is_told_of_once(
+    slow: Deployment, upstream: parties.Upstream, receiver: parties.Receiver, name: str
+) -> None:
+    events = ["task.late", "task.completed"]
+    target = {"type": "webhook", "url": f"{receiver.url}/{name}", "events": events}
+    watch = await slow.register(name, target, late_after=1)
+    (late,) = await receiver.wait_for(1, f"/{name}")
+    assert late.event["type"] == "task.late"
+    assert late.event["data"]["state"] == "watching"
+    for count in (2, 3):
+        await slow.http.post(path_of(watch))
+        await asked(upstream, name, count)
+    upstream.scripts[name] = done()
+    await slow.http.post(path_of(watch))
+    posts = await receiver.wait_for(2, f"/{name}")
+    assert [post.event["type"] for post in posts] == events
+
+
+@anyio
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "p90", "600", 10**9, [], {}])
+async def test_late_after_is_seconds_or_p95(slow: Deployment, name: str, wrong: object) -> None:
+    target = {"type": "webhook", "url": "http://127.0.0.1:9/x"}
+    body = {"task_id": name, "targets": [target], "late_after": wrong}
+    answer = await slow.http.post("/v1/watches", json=body)
+    assert answer.status_code == 422, answer.text
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/late_after"]
+
+
+@anyio
+async def test_p95_says_nothing_while_too_little_is_known(
+    slow: Deployment, receiver: parties.Receiver, name: str
+) -> None:
+    watch = await slow.register(name, f"{receiver.url}/{name}", late_after="p95")
+    assert watch["state"] == "watching"
+
+
+def test_logs_do_not_show_the_tokens() -> None:
+    assert masked("/in/wch_1.secret") == "/in/********"
+    assert masked("/v1/watches") == "/v1/watches"

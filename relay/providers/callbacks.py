@@ -1,4 +1,7 @@
-"""Callback members of a create's JSON body: taken out where they stand, while every other byte stays as it came."""
+"""Callback members of a create's JSON body: taken out where they stand, while every other byte stays as it came.
+
+In the place of one of them, relay may name itself.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,13 @@ _NONE = ("", "-1", None)
 _WALKER = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
+class Forward(NamedTuple):
+    """The callback member by which the upstream is told to call relay, and the URL that it is to call."""
+
+    name: str
+    url: str
+
+
 class _Member(NamedTuple):
     name: str
     value: Any
@@ -24,11 +34,14 @@ class _Member(NamedTuple):
     end: int
 
 
-def without_callbacks(body: bytes, names: Collection[str]) -> tuple[bytes, dict[str, Any]]:
+def without_callbacks(
+    body: bytes, names: Collection[str], forward: Forward | None = None
+) -> tuple[bytes, dict[str, Any]]:
     """Return a body without its callback members, and these.
 
     Args:
         names: of the members.
+        forward: what stands in their place: one of these members, at the end of the object.
 
     Raises:
         ValueError: it has such a member and is not strict JSON, or names a key twice; in words.
@@ -43,11 +56,14 @@ def without_callbacks(body: bytes, names: Collection[str]) -> tuple[bytes, dict[
         if any(json.dumps(name).encode() in body for name in names):
             raise ValueError(f"the body has a callback and is not valid JSON: {error}") from None
         return body, {}
-    if not any(member.name in names for member in members):
-        return body, {}
-    json.loads(text, object_pairs_hook=_once, parse_int=len, parse_float=len)
+    if any(member.name in names for member in members):
+        json.loads(text, object_pairs_hook=_once, parse_int=len, parse_float=len)
     taken = [member for member in members if member.name in names and member.value not in _NONE]
-    return (_without(text, members, taken).encode() if taken else body), {one.name: one.value for one in taken}
+    cut = [member for member in members if member in taken or (forward is not None and member.name == forward.name)]
+    rest = _without(text, members, cut) if cut else text
+    if forward is not None and text[_after_blanks(text, 0)] == "{":
+        rest = _with(rest, forward, first=len(cut) == len(members))
+    return (body if rest is text else rest.encode()), {one.name: one.value for one in taken}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,6 +99,12 @@ def _members(text: str) -> list[_Member]:
 def _after_blanks(text: str, at: int) -> int:
     found = _BLANK.match(text, at)
     return found.end() if found else at
+
+
+def _with(text: str, forward: Forward, *, first: bool) -> str:
+    """Return the text of an object with one more member, at its end."""
+    end = text.rindex("}")
+    return f"{text[:end]}{'' if first else ', '}{json.dumps(forward.name)}: {json.dumps(forward.url)}{text[end:]}"
 
 
 def _without(text: str, members: list[_Member], taken: list[_Member]) -> str:

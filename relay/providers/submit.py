@@ -113,6 +113,7 @@ class Submit(Table):
     Attributes:
         path: as it is sent, behind the address; `{name}` stands for one segment, or for a part of it.
         callback: members of a JSON body that say whom to tell; relay takes them out and tells these itself.
+        callback_forward: one of them, in which relay names itself, so that the upstream wakes the poll; empty for none.
         refused_http: statuses that mean that nothing was taken, beside those from 400 to 499 that always do.
         timeout: seconds from the connection to the end of the answer.
     """
@@ -121,6 +122,7 @@ class Submit(Table):
     path: str = Field(pattern=r"^/[!-~]*$")
     task_id: TaskIdPath
     callback: tuple[str, ...] = ()
+    callback_forward: str = ""
     refused_http: tuple[int, ...] = ()
     timeout: float = Field(120.0, gt=0, le=600)
     _pattern: re.Pattern[str]
@@ -151,6 +153,11 @@ class Submit(Table):
 
     def model_post_init(self, _context: Any) -> None:
         object.__setattr__(self, "_pattern", pattern_of(self.path))
+
+    @property
+    def callbacks(self) -> frozenset[str]:
+        """Return the members of a JSON body that are taken out."""
+        return frozenset(self.callback) | ({self.callback_forward} if self.callback_forward else set())
 
     @property
     def path_names(self) -> list[str]:

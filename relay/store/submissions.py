@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -65,6 +66,13 @@ class KeyHolder:
     state: SubmissionState
     request_digest: bytes
     answer: bytes | None
+    watch_id: str | None
+
+
+class Made(NamedTuple):
+    """How a create call stands, and the watch that its task has."""
+
+    state: SubmissionState
     watch_id: str | None
 
 
@@ -165,6 +173,18 @@ def find(tx: sa.Connection, app_id: str, key_digest: bytes, now: Millis) -> KeyH
         return None
     answer = None if row.answer is None else bytes(row.answer)
     return KeyHolder(row.id, SubmissionState(row.state), bytes(row.request_digest), answer, row.watch_id)
+
+
+def id_beside(watch_id: str) -> str:
+    """Return the id of the create call that is sent with the id of a watch to be."""
+    return f"sub_{watch_id.removeprefix('wch_')}"
+
+
+def made_for(tx: sa.Connection, watch_id: str) -> Made | None:
+    """Return what became of the create call that was sent with the id of a watch; None if none was."""
+    c = submissions.c
+    row = tx.execute(sa.select(c.state, c.watch_id).where(c.id == id_beside(watch_id))).first()
+    return None if row is None else Made(SubmissionState(row.state), row.watch_id)
 
 
 def forget(tx: sa.Connection, submission_id: str) -> None:

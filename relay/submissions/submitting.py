@@ -29,7 +29,6 @@ from relay.errors import (
     SubmissionUnknown,
     TooManyRequests,
 )
-from relay.model.ids import new_id
 from relay.model.submission import SubmissionState
 from relay.model.task_ids import checked
 from relay.model.times import Millis
@@ -140,7 +139,7 @@ class Submissions:
         own_key = call.request.key
         if wait := await upstreams.enter_create(call.provider, own_key, app_id):
             raise TooManyRequests(f"{call.provider.host} has as many creates under way as it may", retry_after=wait)
-        submission_id = new_id("sub")
+        submission_id = submissions.id_beside(call.watch_id)
         try:
             holder = await self._begin(submission_id, app_id, call)
         except BaseException:

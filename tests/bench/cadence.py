@@ -33,6 +33,8 @@ from relay.model.watch import Watch
 CADENCE = Cadence()
 PENDING = Reading(Kind.PENDING)
 FOREVER = 1 << 60
+LONGEST = 30 * 86_400.0
+"""Seconds that a task may take: no watch is longer."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,21 @@ DRIFTS = {
 }
 
 
+def seconds_in(file: Path, parser: argparse.ArgumentParser) -> list[float]:
+    """Return the durations in a file, or end with one line that says what is wrong with it."""
+    try:
+        durations = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"{file} cannot be read as JSON: {error}")
+    if not isinstance(durations, list) or len(durations) < 2:
+        parser.error(f"{file} must be a JSON list of at least two numbers of seconds")
+    for number, seconds in enumerate(durations):
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not 0 < seconds <= LONGEST:
+            parser.error(f"{file}: [{number}] is {seconds!r}; it must be seconds, more than 0 and at most {LONGEST:g}")
+    return [float(seconds) for seconds in durations]
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.cadence", description=__doc__)
@@ -197,6 +214,7 @@ def main() -> None:
     parser.add_argument("--progress-bias", type=float, help="let the upstream say a progress that is so far off")
     parser.add_argument("--splits", type=int, default=20, help="random halves of the durations")
     given = parser.parse_args()
+    durations = seconds_in(given.durations, parser) if given.durations else []
     last = None
     for name, durations in SHAPES.items():
         measured_shape = halves(durations, 5 if given.durations else given.splits, given.progress_bias)
@@ -205,9 +223,6 @@ def main() -> None:
     for name, durations in DRIFTS.items():
         print(f"{name:20} {drifting(durations, 3)}", flush=True)
     if given.durations:
-        durations = [float(seconds) for seconds in json.loads(given.durations.read_text("utf-8"))]
-        if len(durations) < 2 or min(durations) <= 0:
-            parser.error("FILE must be a JSON list of at least two numbers of seconds, each more than 0")
         last = halves(durations, given.splits, given.progress_bias)
         print(f"{given.durations.name:20} {last}")
     if last is not None:

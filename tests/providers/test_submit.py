@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from relay.providers.addresses import QueryAddress, creates_at, decoded_query
-from relay.providers.callbacks import without_callbacks
+from relay.providers.callbacks import Forward, without_callbacks
 from relay.providers.definition import RequestTable, load_definition
 from relay.providers.document import Answer
 from relay.providers.passing import KeyPlaces, headers_back, headers_out
@@ -140,3 +140,24 @@ def test_a_callback_is_cut_out_and_every_other_byte_stays(place: int) -> None:
     assert found == {"hook": "https://a.example/é"}
     assert rest == b' {"a" : 1.50 ,\n"b":{"hook":"x"}} '
     assert json.loads(rest) == {"a": 1.5, "b": {"hook": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "rest"),
+    [
+        (b'{"a" : 1.50}', b'{"a" : 1.50, "hook": "https://r.example/in/x"}'),
+        (b' {"hook":"https://a.example","a":1} ', b' {"a":1, "hook": "https://r.example/in/x"} '),
+        (b'{"a":1,"hook":null}', b'{"a":1, "hook": "https://r.example/in/x"}'),
+        (b'{"hook":"-1"}', b'{"hook": "https://r.example/in/x"}'),
+        (b"{ }", b'{ "hook": "https://r.example/in/x"}'),
+        (b'{"a":{"hook":"}"}}', b'{"a":{"hook":"}"}, "hook": "https://r.example/in/x"}'),
+        (b'{"a":"}"}', b'{"a":"}", "hook": "https://r.example/in/x"}'),
+        (b'["{}"]', b'["{}"]'),
+        (b'"}"', b'"}"'),
+        (b"no json }", b"no json }"),
+        (b"", b""),
+    ],
+)
+def test_relay_names_itself_in_the_place_of_a_callback_and_every_other_byte_stays(body: bytes, rest: bytes) -> None:
+    forward = Forward("hook", "https://r.example/in/x")
+    assert without_callbacks(body, ["hook", "other"], forward)[0] == rest

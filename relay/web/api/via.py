@@ -21,7 +21,7 @@ from relay.errors import Invalid, MethodNotAllowed, NotDeclared, RelayError, Sub
 from relay.model.ids import new_id
 from relay.model.submission import key_digest, request_digest
 from relay.providers.addresses import Create, creates_at, decoded_query
-from relay.providers.callbacks import without_callbacks
+from relay.providers.callbacks import Forward, without_callbacks
 from relay.providers.creating import CreateRequest
 from relay.providers.passing import Header, headers_out, query_without
 from relay.providers.provider import Provider
@@ -179,9 +179,10 @@ async def _create(context: Context, request: Request, app: apps.App, call: OwnCa
         request_key = RequestKey(key_digest(app.id, key), digest)
         if earlier := await context.submissions.earlier(app.id, request_key):
             return _response(request, earlier)
-    callbacks = create.submit.callback if _is_json(request) else ()
+    watch_id = new_id("wch")
+    callbacks = create.submit.callbacks if _is_json(request) else ()
     try:
-        rest, members = await _heavy(body, without_callbacks, body, callbacks)
+        rest, members = await _heavy(body, without_callbacks, body, callbacks, _forward(context, create, watch_id))
     except ValueError as error:
         raise Invalid(str(error)) from None
     pairs = decoded_query(call.query)
@@ -195,7 +196,7 @@ async def _create(context: Context, request: Request, app: apps.App, call: OwnCa
                 request=await _addressed(context, request, app, call, pairs, passed),
                 path=call.path,
                 watch=wishes.watch,
-                watch_id=new_id("wch"),
+                watch_id=watch_id,
                 origins=wishes.origins,
                 key=request_key,
                 traceparent=span.traceparent,
@@ -203,6 +204,12 @@ async def _create(context: Context, request: Request, app: apps.App, call: OwnCa
         )
         span.note({"request_id": request_id_of(request), "watch_id": submitted.watch_id or ""})
     return _response(request, submitted)
+
+
+def _forward(context: Context, create: Create, watch_id: str) -> Forward | None:
+    """Return how the upstream is told to call relay; None where it is not, or could not reach it."""
+    url = context.callback_tokens.url(watch_id)
+    return Forward(create.submit.callback_forward, url) if create.submit.callback_forward and url else None
 
 
 async def _body(context: Context, request: Request) -> bytes:

@@ -1,17 +1,25 @@
 """Callbacks of upstreams wake the poll, and tasks that take longer than expected are told of once."""
 
 import asyncio
+import json
+import re
+import shutil
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from relay.security.callback_tokens import masked
 from tests.support import parties
 from tests.support.deployment import Deployment, deployment, environment
+from tests.support.maker import Maker, always, making
+from tests.support.maker import says as maker_says
 from tests.support.parties import done, says, until
+from tests.support.processes import CONFIG
 from tests.web.conftest import NewDatabase
 
 BASE = "https://relay.example"
@@ -127,6 +135,93 @@ async def test_p95_says_nothing_while_too_little_is_known(
 ) -> None:
     watch = await slow.register(name, f"{receiver.url}/{name}", late_after="p95")
     assert watch["state"] == "watching"
+
+
+# In the create call itself
+
+
+CREATE = "/v1/video/create"
+
+
+def config_in(folder: Path) -> str:
+    """Makes a configuration whose provider says `callback_forward`."""
+    file = (Path(CONFIG) / "providers/unified-video.toml").read_text("utf-8")
+    text = re.sub(r"^callback = .*$", 'callback = ["notify_hook"]\ncallback_forward = "callback_url"', file, flags=re.M)
+    (folder / "providers").mkdir()
+    (folder / "providers/unified-video.toml").write_text(text)
+    shutil.copy(Path(CONFIG) / "providers/sandbox.toml", folder / "providers")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+async def forwarding(
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Deployment, Maker]]:
+    """A relay whose provider is told in each create call to call relay."""
+    async with making() as maker:
+        environ = environment(
+            new_database(),
+            UNIFIED_VIDEO_BASE_URL=maker.url,
+            RELAY_BASE_URL=BASE,
+            RELAY_CONFIG=config_in(tmp_path_factory.mktemp("config")),
+            RELAY_POLL_INTERVAL="60",
+        )
+        async with deployment(environ) as relay:
+            yield relay, maker
+
+
+@anyio
+async def test_a_create_call_carries_the_callback_of_its_watch(
+    forwarding: tuple[Deployment, Maker], receiver: parties.Receiver, name: str
+) -> None:
+    relay, maker = forwarding
+    maker.answer = always({"id": name, "status": "pending"})
+    maker.found = lambda task_id: {"id": task_id, "status": "completed", "video_url": "https://cdn.example/a.mp4"}
+    body = {"model": "m", "callback_url": f"{receiver.url}/{name}", "notify_hook": f"{receiver.url}/{name}-2"}
+    answer = await relay.http.post(CREATE, json=body)
+    watch = await relay.watch(answer.headers["relay-watch"])
+    assert json.loads(maker.made[-1].body) == {"model": "m", "callback_url": watch["callback_url"]}
+    assert watch["state"] == "watching"
+    assert (await relay.http.post(path_of(watch), json={"status": "anything"})).status_code == 200
+    for path in (f"/{name}", f"/{name}-2"):  # the caller's own callbacks are its targets
+        (post,) = await receiver.wait_for(1, path)
+        assert post.event["type"] == "task.completed"
+
+
+@anyio
+async def test_the_callback_of_a_create_call_wakes_the_watch_that_was_there_before(
+    forwarding: tuple[Deployment, Maker], receiver: parties.Receiver, name: str
+) -> None:
+    relay, maker = forwarding
+    maker.answer = always({"id": name, "status": "pending"})
+    maker.found = lambda task_id: {"id": task_id, "status": "completed", "video_url": "https://cdn.example/a.mp4"}
+    before = await relay.register(name, f"{receiver.url}/{name}")
+    answer = await relay.http.post(CREATE, json={"model": "m"})
+    assert answer.headers["relay-watch"] == before["id"]
+    url = json.loads(maker.made[-1].body)["callback_url"]
+    assert url != before["callback_url"]
+    assert (await relay.http.post(url.removeprefix(BASE))).status_code == 200
+    (post,) = await receiver.wait_for(1, f"/{name}")
+    assert post.event["type"] == "task.completed"
+    await relay.http.delete(f"/v1/watches/{before['id']}?erase=true")
+    assert (await relay.http.post(url.removeprefix(BASE))).status_code == 404
+
+
+@anyio
+async def test_a_callback_that_is_there_before_the_answer_to_the_create_is_no_error(
+    forwarding: tuple[Deployment, Maker], name: str
+) -> None:
+    relay, maker = forwarding
+    said: list[int] = []
+
+    async def answer(_: int) -> Response:
+        url = json.loads(maker.made[-1].body)["callback_url"]
+        said.append((await relay.http.post(url.removeprefix(BASE))).status_code)
+        return maker_says({"id": name, "status": "pending"})
+
+    maker.answer = answer
+    assert (await relay.http.post(CREATE, json={"model": "m"})).status_code == 200
+    assert said == [200]
 
 
 def test_logs_do_not_show_the_tokens() -> None:

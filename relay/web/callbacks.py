@@ -20,7 +20,12 @@ MAX_CALLBACK = 64 * 1024
 operations: Operations[PublicHandler] = Operations("Callbacks", public=True)
 
 
-_TOKEN = {"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}
+_TOKEN = {
+    "name": "token",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "examples": ["wch_01K6X15VHRFF09DKKQJRZWHM60.Yk3vZ0u4m1yQ2cW7Jr8d5A"]},
+}
 _ANSWER = {"type": "object", "properties": {"challenge": {"type": "string"}}}
 
 

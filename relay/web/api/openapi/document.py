@@ -94,7 +94,7 @@ def _webhook(kind: EventType, description: str) -> JsonObject:
     return {"post": operation}
 
 
-_TAGS = ("Watches", "Deliveries", "Targets", "Providers", "Submissions", TAG, "Health", "Events")
+_TAGS = ("Watches", "Deliveries", "Targets", "Providers", "Submissions", TAG, "Callbacks", "Health", "Events")
 
 
 def _paths(public_url: str) -> JsonObject:

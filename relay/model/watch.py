@@ -6,8 +6,9 @@ are seconds. `docs/lifecycle.md` draws the state machine that `transition` is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from relay.model.reading import Kind, Problem, Reading, Result
 from relay.model.times import Millis
@@ -49,9 +50,8 @@ class Caution:
             raise ValueError("counts must be at least 1, lost_grace and bare_grace 0 to 30 days in seconds")
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """What a decision needs to know about a watch.
+class Watch(NamedTuple):
+    """What a decision needs to know about a watch. (Each poll makes two: frozen dataclasses would cost thrice that.)
 
     Attributes:
         misses: answers in a row that told nothing about the task.
@@ -85,32 +85,45 @@ def transition(watch: Watch, reading: Reading, now: Millis, caution: Caution) ->
     if watch.state is not State.WATCHING:
         return watch
     tells_nothing = reading.kind in (Kind.NOT_ANSWERED, Kind.NOT_UNDERSTOOD)
-    heard = replace(
-        watch,
-        polls=watch.polls + 1,
-        upstream_status=reading.status or watch.upstream_status,
-        progress=max((p for p in (watch.progress, reading.progress) if p is not None), default=None),
-        error=reading.error,
-        misses=watch.misses + 1 if tells_nothing else 0,
+    heard = Watch(
+        watch.created_at,
+        watch.expires_at,
+        watch.state,
+        reading.status or watch.upstream_status,
+        _further(watch.progress, reading.progress),
+        watch.result,
+        reading.error,
+        watch.polls + 1,
+        watch.misses + 1 if tells_nothing else 0,
+        watch.unknowns,
+        watch.doubted_since,
+        watch.bares,
     )
     if tells_nothing:
         return expire(heard, now)
     if reading.kind is Kind.FAILED:
         return _ended(_undoubted(heard), State.FAILED, now)
     if reading.kind is Kind.COMPLETED:
-        return _completed(replace(heard, result=reading.result, error=None), reading, now, caution)
+        return _completed(heard._replace(result=reading.result, error=None), reading, now, caution)
     if reading.kind is Kind.UNKNOWN_TASK:
         return _unknown(heard, now, caution)
     return expire(_undoubted(heard), now)
 
 
+def _further(before: float | None, told: float | None) -> float | None:
+    """Return the progress of a watch: it never goes back."""
+    if before is None or told is None:
+        return told if before is None else before
+    return max(before, told)
+
+
 def _undoubted(watch: Watch) -> Watch:
-    return watch if watch.doubted_since is None else replace(watch, unknowns=0, doubted_since=None)
+    return watch if watch.doubted_since is None else watch._replace(unknowns=0, doubted_since=None)
 
 
 def _completed(watch: Watch, reading: Reading, now: Millis, caution: Caution) -> Watch:
     """Return what a success makes of a watch: without a link, it must be repeated for a while."""
-    done = replace(_undoubted(watch), progress=1.0)
+    done = _undoubted(watch)._replace(progress=1.0)
     named = reading.inline or (reading.result and (reading.result["url"] or reading.result["ref"]))
     if named or caution.bare_after == 1:
         return _ended(done, State.COMPLETED, now)
@@ -118,24 +131,26 @@ def _completed(watch: Watch, reading: Reading, now: Millis, caution: Caution) ->
     since = now if watch.unknowns or watch.doubted_since is None else watch.doubted_since
     if watch.bares + 1 >= caution.bare_after and now - since >= caution.bare_grace * 1000:
         return _ended(done, State.COMPLETED, now)
-    return expire(replace(watch, bares=watch.bares + 1, unknowns=0, doubted_since=since), now)
+    return expire(watch._replace(bares=watch.bares + 1, unknowns=0, doubted_since=since), now)
 
 
 def _unknown(watch: Watch, now: Millis, caution: Caution) -> Watch:
     """Return what an unknown id makes of a watch: repeated over a while, the task is lost."""
     since = watch.doubted_since if watch.unknowns and watch.doubted_since is not None else now
-    watch = replace(watch, unknowns=watch.unknowns + 1, doubted_since=since)
+    watch = watch._replace(unknowns=watch.unknowns + 1, doubted_since=since)
     quiet = now - max(since, watch.created_at) >= caution.lost_grace * 1000
     return _ended(watch, State.LOST, now) if quiet and watch.unknowns >= caution.lost_after else expire(watch, now)
 
 
 def says_new(before: Watch, after: Watch) -> bool:
     """Return whether a reading changed what people see of a watch: its state, the upstream's word, a whole percent."""
+    if before.state is not after.state or before.upstream_status != after.upstream_status:
+        return True
+    return before.progress != after.progress and _percent(before) != _percent(after)
 
-    def shown(watch: Watch) -> tuple[State, str | None, int | None]:
-        return watch.state, watch.upstream_status, None if watch.progress is None else round(watch.progress * 100)
 
-    return shown(before) != shown(after)
+def _percent(watch: Watch) -> int | None:
+    return None if watch.progress is None else round(watch.progress * 100)
 
 
 def expire(watch: Watch, now: Millis, note: str = "") -> Watch:
@@ -153,7 +168,7 @@ def expire(watch: Watch, now: Millis, note: str = "") -> Watch:
         else "the deadline passed before the upstream said anything about the task",
     )
     error = Problem(code=error["code"], message=error["message"] + note)
-    return _ended(replace(watch, error=error), State.EXPIRED, now)
+    return _ended(watch._replace(error=error), State.EXPIRED, now)
 
 
 LAST_WAIT: Millis = 60_000
@@ -192,7 +207,7 @@ def unasked(watch: Watch, obstacle: Obstacle, now: Millis, again: Millis) -> tup
 def _ended(watch: Watch, state: State, now: Millis) -> Watch:
     # A success that was not believed has left a result, which is that of no other end.
     result = watch.result if state is State.COMPLETED else None
-    return replace(watch, state=state, result=result, ended_at=now)
+    return watch._replace(state=state, result=result, ended_at=now)
 
 
 def estimated_end(watch: Watch, now: Millis) -> Millis | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 READABLE = "gzip, deflate"
 """The `Accept-Encoding` of requests. A server may choose any coding for a request that has none."""
@@ -26,8 +26,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _WINDOWS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A body without its codings.
 
     Attributes:

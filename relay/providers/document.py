@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -32,8 +32,7 @@ _CHARSETS = re.compile("utf-(?:8|16|32)|gb|big5|shift_jis|euc|johab|cp(?:125|874
 """The encodings of the web, by the names that Python gives them. Some of the others take quadratic time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came back over HTTP.
 
     Attributes:
@@ -51,10 +50,14 @@ class Answer:
     body: bytes
     truncated: bool = False
     unread: str = ""
-    reservation: object = field(default=None, repr=False, compare=False)
-    secrets: Sequence[bytes] = field(default=(), repr=False, compare=False)
+    reservation: object = None
+    secrets: Sequence[bytes] = ()
     base_url: str = ""
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        """Return what it is, without the secrets."""
+        return f"Answer({self.status}, {self.headers!r}, {self.body!r})"
 
     @property
     def link_names(self) -> dict[str, str]:

@@ -6,7 +6,6 @@ Some APIs name only a file in the answer about a task (MiniMax), or the address 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Self, cast
 
 import httpx
@@ -101,7 +100,7 @@ class FollowUp:
         urls, find = links_of(paths.url, places, names)
         more = {name: value for name, value in result_of(paths, urls, places, names).items() if value}
         inline = reading.inline or stands_inside(paths, urls, find, places)
-        return replace(reading, result=cast(Result, {**reading.result, **more}), inline=inline)
+        return reading._replace(result=cast(Result, {**reading.result, **more}), inline=inline)
 
     def _own(self, address: str) -> str:
         """Return path and query of an address of this upstream."""

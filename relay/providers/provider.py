@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from urllib.parse import quote
 
 import httpx
@@ -275,8 +274,8 @@ class Provider:
 
     def _read_item(self, task_id: str, item: bytes, answer: Answer, now: Millis) -> Reading:
         """Return what an answer about several tasks says of one: what is kept of it is less than the whole answer."""
-        own = replace(answer, body=item, names=self._names_of(task_id))
-        return replace(self._read(own, now), cut=True)
+        own = answer._replace(body=item, names=self._names_of(task_id))
+        return self._read(own, now)._replace(cut=True)
 
     def is_followed(self, reading: Reading) -> bool:
         """Return whether a reading calls for a second request, in which its result is."""
@@ -308,7 +307,7 @@ class Provider:
         if isinstance(second, Reading):
             return reading
         refused = self._reader.read(second, now)
-        reading = replace(reading, limited=refused.limited, retry_after=refused.retry_after)
+        reading = reading._replace(limited=refused.limited, retry_after=refused.retry_after)
         return self._follow_up.read(reading, second)
 
     def gives_reason(self, answer: Answer) -> bool:
@@ -320,7 +319,7 @@ class Provider:
         reading = self._reader.read(answer, now)
         if len(answer.body) <= MAX_KEPT or len(reading.body or reading.aside or b"") <= MAX_KEPT:
             return reading
-        return replace(reading, body=reading.body and TOO_LARGE, aside=reading.aside and TOO_LARGE)
+        return reading._replace(body=reading.body and TOO_LARGE, aside=reading.aside and TOO_LARGE)
 
     def _names_of(self, task_id: str) -> dict[str, str]:
         """Return what the placeholders of a task stand for.

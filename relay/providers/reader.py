@@ -7,7 +7,6 @@ an explicit failure is a failure, and any other answer says nothing about the ta
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,7 +67,7 @@ class Reader:
         if document is None:
             return reading
         if reading.body is None and isinstance(document.value, dict):
-            reading = replace(reading, aside=document.body, http_status=answer.status, repaired=document.repaired)
+            reading = reading._replace(aside=document.body, http_status=answer.status, repaired=document.repaired)
         return self._cut(reading, document, answer) if self._read.keep.expressions else reading
 
     def gives_reason(self, answer: Answer) -> bool:
@@ -82,7 +81,7 @@ class Reader:
         if kept is None:
             return reading
         body = redact(orjson.dumps(kept), answer.secrets)
-        return replace(reading, body=reading.body and body, aside=reading.aside and body, cut=True)
+        return reading._replace(body=reading.body and body, aside=reading.aside and body, cut=True)
 
     def _reading(self, answer: Answer, document: Document | None, now: Millis) -> Reading:
         if 200 <= answer.status < 300:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,7 +24,7 @@ MAX_CHANGES = 500
 """Changes of one watch that are stored. After them, only the end is."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PollClaim:
     """A watch that this process may poll until the lease runs out.
 
@@ -57,21 +56,24 @@ class PollClaim:
     late_told_at: Millis | None
     woken_from: Millis | None
     of_watch: tuple[Any, ...]
+    _watch: Watch | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def due(self) -> Millis:
         """Return when it is to be polled: a claim may be made a little before."""
         return due_of(self.lease)
 
-    @cached_property
+    @property
     def watch(self) -> Watch:
         """Return the watch as it was claimed.
 
         It is made where it is worked on: a row that cannot be read is a fault of its own, not of all that are claimed.
         """
-        created_at, expires_at, status, progress, error, *counts = self.of_watch
-        said = None if error is None else orjson.loads(error)
-        return Watch(created_at, expires_at, State.WATCHING, status, progress, None, said, *counts)
+        if self._watch is None:
+            created_at, expires_at, status, progress, error, *counts = self.of_watch
+            said = None if error is None else orjson.loads(error)
+            self._watch = Watch(created_at, expires_at, State.WATCHING, status, progress, None, said, *counts)
+        return self._watch
 
 
 OF_CLAIM = 19

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ class Store(RuleBasedStateMachine):
     def save_poll(self, data: Any, ends: bool, twice: bool) -> None:
         claim = data.draw(st.sampled_from(self._polls))
         self._polls.remove(claim)
-        later = replace(claim.watch, polls=claim.watch.polls + 1)
+        later = claim.watch._replace(polls=claim.watch.polls + 1)
         polled = rows.ended(claim, self._now) if ends else polling.Polled(claim, later, self._now, self._now + 5000)
         for _ in range(1 + twice):  # an outage hides whether it was saved
             self._db.run_here(polling.save, [polled])

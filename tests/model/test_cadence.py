@@ -36,7 +36,7 @@ def test_the_first_poll_is_spread_over_the_second_half(chance: float, seconds: f
     ("polls", "seconds"), [(0, 10), (1, 12), (2, 14.4), (3, 17.28), (4, 20), (5, 20), (1_000_000_000, 20)]
 )
 def test_intervals_grow_until_steady(polls: int, seconds: float) -> None:
-    assert wait(Cadence(first=10, steady=20, growth=1.2, jitter=0), replace(WATCH, polls=polls)) == seconds
+    assert wait(Cadence(first=10, steady=20, growth=1.2, jitter=0), WATCH._replace(polls=polls)) == seconds
 
 
 @pytest.mark.parametrize("growth", [1.0, 0.5])
@@ -57,7 +57,7 @@ def test_no_interval_is_shorter_than_the_floor() -> None:
 @pytest.mark.parametrize(("misses", "times"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (100_000, 8)])
 def test_answers_that_tell_nothing_stretch_the_interval(misses: int, times: int) -> None:
     assert times <= MAX_BACKOFF
-    assert wait(STEADY, replace(WATCH, misses=misses), NOT_ANSWERED) == 10 * times
+    assert wait(STEADY, WATCH._replace(misses=misses), NOT_ANSWERED) == 10 * times
 
 
 @pytest.mark.parametrize(("took", "seconds"), [(0, 10), (4, 10), (10, 10), (25, 25)])
@@ -71,19 +71,19 @@ def test_intervals_run_from_the_time_of_asking(took: float, seconds: float) -> N
 )
 def test_retry_after_postpones_from_now_up_to_a_cap(retry_after: float | None, seconds: float) -> None:
     assert MAX_RETRY_AFTER == 3600
-    assert wait(STEADY, reading=replace(NOT_ANSWERED, retry_after=retry_after), took=2) == seconds
+    assert wait(STEADY, reading=NOT_ANSWERED._replace(retry_after=retry_after), took=2) == seconds
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(60.0, 60), (3.0, 10), (1e9, 3600)])
 def test_a_pending_answer_may_ask_for_a_longer_wait(asked: float, seconds: float) -> None:
-    assert wait(STEADY, reading=replace(PENDING, retry_after=asked)) == seconds
+    assert wait(STEADY, reading=PENDING._replace(retry_after=asked)) == seconds
 
 
-@pytest.mark.parametrize("reading", [PENDING, replace(NOT_ANSWERED, retry_after=3600.0)])
+@pytest.mark.parametrize("reading", [PENDING, NOT_ANSWERED._replace(retry_after=3600.0)])
 @pytest.mark.parametrize(("left", "seconds"), [(7000, 7), (0, 0), (-5000, 0)])
 def test_nothing_extends_the_deadline(reading: Reading, left: int, seconds: float) -> None:
     """The last poll is at the deadline, or at once if that has passed."""
-    assert wait(STEADY, replace(WATCH, expires_at=NOW + left), reading) == seconds
+    assert wait(STEADY, WATCH._replace(expires_at=NOW + left), reading) == seconds
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_cadence_that_makes_no_sense(values: dict[str, float]) -> None:
 def test_the_documented_endpoint_is_asked_every_ten_to_twenty_seconds() -> None:
     file = Path(__file__).parents[2] / "config/providers/unified-video.toml"
     cadence = load_definition(file, {}).cadence
-    waits = [wait(cadence, replace(WATCH, polls=polls), chance=chance) for polls in range(1, 100) for chance in (0, 1)]
+    waits = [wait(cadence, WATCH._replace(polls=polls), chance=chance) for polls in range(1, 100) for chance in (0, 1)]
     assert min(waits) >= 9
     assert max(waits) == 20
 
@@ -139,7 +139,7 @@ def test_every_wait_is_bounded(
     chance: float,
 ) -> None:
     now = NOW + took
-    watch = replace(WATCH, polls=polls, misses=misses, expires_at=now + left)
+    watch = WATCH._replace(polls=polls, misses=misses, expires_at=now + left)
     due = next_poll(cadence, watch, Reading(kind, retry_after=retry_after), NOW, now, chance)
     assert now <= due <= max(now, watch.expires_at)
     assert due <= now + max(MAX_BACKOFF * max(cadence.steady, cadence.floor), MAX_RETRY_AFTER) * 1000 + 1

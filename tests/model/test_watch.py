@@ -1,7 +1,6 @@
 """What a reading means for a watch: tables of situations, and what holds for every sequence of readings."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,14 +111,14 @@ def told(*readings: Reading, every: float = 10.0, caution: Caution = CAUTION, wa
 def test_the_first_reading(reading: Reading, expected: Watch, now: int) -> None:
     ended_at = now if expected.state is not State.WATCHING else None
     doubted_since = now if expected.doubted_since else None
-    expected = replace(expected, ended_at=ended_at, doubted_since=doubted_since)
+    expected = expected._replace(ended_at=ended_at, doubted_since=doubted_since)
     assert transition(WATCH, reading, now, CAUTION) == expected
 
 
 @pytest.mark.parametrize("reading", [PENDING, COMPLETED, BARE_COMPLETED, FAILED, UNKNOWN, NOT_UNDERSTOOD, NOT_ANSWERED])
 @pytest.mark.parametrize("state", [state for state in State if state is not State.WATCHING])
 def test_ended_stays_ended(state: State, reading: Reading) -> None:
-    ended = replace(WATCH, state=state, ended_at=after(5), error=WHY, unknowns=99, doubted_since=START, bares=99)
+    ended = WATCH._replace(state=state, ended_at=after(5), error=WHY, unknowns=99, doubted_since=START, bares=99)
     assert transition(ended, reading, DEADLINE + 1, CAUTION) is ended
     assert expire(ended, DEADLINE + 1) is ended
 
@@ -170,7 +169,7 @@ def test_the_deadline_holds_without_a_reading(now: int, state: State) -> None:
 def test_what_cannot_be_asked_about_waits_for_its_last_poll_but_not_for_ever(
     passing: bool, now: int, again: int, due: int | None
 ) -> None:
-    watch, at = unasked(replace(WATCH, error=WHY), Obstacle("no place was free", passing), now, again)
+    watch, at = unasked(WATCH._replace(error=WHY), Obstacle("no place was free", passing), now, again)
     if due is not None:
         assert (watch.state, watch.error, at) == (State.WATCHING, WHY, due)
         return
@@ -207,7 +206,7 @@ def test_lost_needs_several_unknown_answers_over_the_grace_period(times: list[fl
 
 def test_the_grace_period_runs_from_the_registration_too() -> None:
     """A watch may be made from one whose unknown answers are older than itself."""
-    watch = replace(WATCH, unknowns=10, doubted_since=after(-1000))
+    watch = WATCH._replace(unknowns=10, doubted_since=after(-1000))
     assert transition(watch, UNKNOWN, after(59.999), CAUTION).state is State.WATCHING
     assert transition(watch, UNKNOWN, after(60), CAUTION).state is State.LOST
 
@@ -267,7 +266,7 @@ def test_a_bare_completion_is_told_at_once_where_the_file_says_so() -> None:
 
 
 def test_a_result_in_the_answer_itself_needs_no_link() -> None:
-    watch = told(replace(BARE_COMPLETED, inline=True))
+    watch = told(BARE_COMPLETED._replace(inline=True))
     assert (watch.state, watch.result) == (State.COMPLETED, BARE)
 
 
@@ -285,7 +284,7 @@ def test_an_unknown_task_after_a_bare_completion_has_a_grace_of_its_own() -> Non
 
 
 def test_a_completion_without_any_result_is_bare_too() -> None:
-    empty = replace(COMPLETED, result=None)
+    empty = COMPLETED._replace(result=None)
     assert told(empty).state is State.WATCHING
     assert told(empty, empty, empty).state is State.COMPLETED
 
@@ -306,9 +305,9 @@ def test_a_failure_after_a_bare_completion_has_no_result() -> None:
 
 
 def test_error_fields_of_a_completed_answer_are_ignored() -> None:
-    watch = told(NOT_ANSWERED, replace(COMPLETED, error=WHY))
+    watch = told(NOT_ANSWERED, COMPLETED._replace(error=WHY))
     assert (watch.state, watch.error) == (State.COMPLETED, None)
-    assert told(replace(BARE_COMPLETED, error=WHY)).error is None
+    assert told(BARE_COMPLETED._replace(error=WHY)).error is None
 
 
 def test_an_error_is_gone_when_the_upstream_answers_again() -> None:
@@ -437,14 +436,14 @@ def test_any_sequence_of_readings(steps: list[tuple[int, Reading]], caution: Cau
 @given(st.integers(0, 10_000_000), st.none() | st.floats(0, 1), st.sampled_from(State))
 def test_an_estimate_lies_ahead(elapsed: int, progress: float | None, state: State) -> None:
     now = START + elapsed
-    end = estimated_end(replace(WATCH, state=state, progress=progress), now)
+    end = estimated_end(WATCH._replace(state=state, progress=progress), now)
     known = state is State.WATCHING and progress is not None and 0.05 <= progress < 1
     assert (end is not None) == known
     assert end is None or end >= now
 
 
 def test_an_estimate_goes_on_as_it_went() -> None:
-    assert estimated_end(replace(WATCH, progress=0.25), after(60)) == after(240)
+    assert estimated_end(WATCH._replace(progress=0.25), after(60)) == after(240)
 
 
 # -------------------------------------------------------------------------------------------------------- events

@@ -5,7 +5,6 @@ import re
 import time
 import tomllib
 import tracemalloc
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +341,7 @@ def texts(value: Any) -> list[str]:
 
 def words(reading: Reading) -> bytes:
     """All that a reading says but the answer itself."""
-    return orjson.dumps(asdict(replace(reading, body=None, aside=None)))
+    return orjson.dumps(reading._replace(body=None, aside=None)._asdict())
 
 
 def check(reading: Reading, status: int, body: bytes) -> None:

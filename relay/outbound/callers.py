@@ -31,10 +31,11 @@ class Caller:
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """A caller that waits for a place: True hands one over, False sends it away."""
+    """A caller that waits for a place until some time: True hands one over, False sends it away."""
 
     caller: Caller
     place: asyncio.Future[bool]
+    until: float
 
 
 class FairQueue:
@@ -50,6 +51,11 @@ class FairQueue:
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def waiters(self) -> list[Waiter]:
+        """Return all, app by app."""
+        return [waiter for waiters in self._by_app.values() for waiter in waiters]
 
     def of(self, app: str) -> int:
         """Return how many callers of an app wait."""
@@ -83,7 +89,7 @@ class FairQueue:
 
     def drain(self) -> list[Waiter]:
         """Remove and return all."""
-        waiters = [waiter for waiters in self._by_app.values() for waiter in waiters]
+        waiters = self.waiters
         self._by_app.clear()
         self.length = 0
         return waiters

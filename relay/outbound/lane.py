@@ -192,6 +192,7 @@ class Lane:
         last_queue: the same, for last polls.
         last_was_last: the last caller that got a place from a queue was a last poll.
         timer: looks after the queues when the rate allows the next start.
+        giving_up: sends those away that have waited for too long.
         awaits_lease: mirrors and others that do not queue, until the answer about the first lease.
     """
 
@@ -210,6 +211,7 @@ class Lane:
     last_queue: FairQueue = field(default_factory=FairQueue)
     last_was_last: bool = False
     timer: asyncio.TimerHandle | None = None
+    giving_up: asyncio.TimerHandle | None = None
     awaits_lease: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
@@ -226,6 +228,11 @@ class Lane:
     def waiting(self) -> int:
         """Return how many callers wait."""
         return self.queue.length + self.last_queue.length
+
+    @property
+    def waiters(self) -> list[Waiter]:
+        """Return the callers that wait."""
+        return [*self.queue.waiters, *self.last_queue.waiters]
 
     @property
     def pace(self) -> float:
@@ -312,7 +319,7 @@ class Lane:
 
         queues = (self.queue, self.last_queue) if self.last_was_last else (self.last_queue, self.queue)
         for queue in queues:
-            if (waiter := queue.pop(may)) is not None:
+            if queue.length and (waiter := queue.pop(may)) is not None:
                 self.last_was_last = queue is self.last_queue
                 return waiter
         return None

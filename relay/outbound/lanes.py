@@ -158,7 +158,8 @@ class Lanes:
             if not self._shared[caller]:
                 del self._shared[caller]
         self._serve(lane, now)
-        self.drop(key, now)
+        if not lane.held:
+            self.drop(key, now)
 
     def _lane(self, key: Hashable, limit: Limit, now: float) -> Lane:
         lane = self._lanes.get(key)
@@ -242,23 +243,17 @@ class Lanes:
     async def _handed(self, key: Hashable, lane: Lane, caller: Caller) -> bool:
         """Queue up. Return whether a place was handed over before a pause began or the wait became long."""
         loop = asyncio.get_running_loop()
-        waiter = Waiter(caller, loop.create_future())
+        now = time.monotonic()
+        waiter = Waiter(caller, loop.create_future(), now + SHORT_WAIT)
         queue = lane.queue_of(caller)
-
-        def give_up() -> None:
-            if not waiter.place.done():
-                queue.remove(waiter)
-                if lane.rate is None:  # else it may be the rate that was waited for
-                    lane.duration = max(lane.duration, SHORT_WAIT)
-                waiter.place.set_result(False)
-
         queue.put(waiter)
         if lane.lease is not None:
             lane.lease.waited()
         self._count(caller, 1)
-        giving_up = loop.call_later(SHORT_WAIT, give_up)
+        if lane.giving_up is None:
+            lane.giving_up = loop.call_later(SHORT_WAIT, _give_up, lane)
         try:
-            self._serve(lane, time.monotonic())
+            self._serve(lane, now)
             return await waiter.place
         except asyncio.CancelledError:
             if waiter.place.cancelled():
@@ -267,7 +262,6 @@ class Lanes:
                 self.leave(key, caller, time.monotonic())
             raise
         finally:
-            giving_up.cancel()
             self._count(caller, -1)
 
     def _count(self, caller: Caller, change: int) -> None:
@@ -283,7 +277,7 @@ class Lanes:
             return
         if now < lane.pause.until:
             _send_away(lane)
-        while lane.waiting and lane.holds(now):
+        while lane.waiting and lane.held < lane.places and lane.holds(now):
             if wait := lane.opens_in(now):
                 self._look_again(lane, wait)
                 return
@@ -301,6 +295,20 @@ class Lanes:
 
         if lane.timer is None:
             lane.timer = asyncio.get_running_loop().call_later(wait, look)
+
+
+def _give_up(lane: Lane) -> None:
+    """Send away the callers that have waited for too long. (One timer looks after all: each poll may have to wait.)"""
+    loop = asyncio.get_running_loop()
+    now = time.monotonic()
+    for waiter in lane.waiters:
+        if waiter.until <= now and not waiter.place.done():
+            lane.queue_of(waiter.caller).remove(waiter)
+            if lane.rate is None:  # else it may be the rate that was waited for
+                lane.duration = max(lane.duration, SHORT_WAIT)
+            waiter.place.set_result(False)
+    left = min((waiter.until for waiter in lane.waiters), default=None)
+    lane.giving_up = None if left is None else loop.call_later(max(0.0, left - now), _give_up, lane)
 
 
 def _send_away(lane: Lane) -> None:

@@ -68,7 +68,9 @@ class Shares:
         Args:
             app: for which of the apps that have the share together.
         """
-        if (owner, app) in self._waiting or size > self.room(owner) or not self._leaves_some(owner, app):
+        if self._waiting and (owner, app) in self._waiting:
+            return False
+        if size > self.room(owner) or not self._leaves_some(owner, app):
             return False
         self._count(owner, app, size)
         return True

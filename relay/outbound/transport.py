@@ -174,6 +174,8 @@ class Transport(httpx.AsyncBaseTransport):
         """Decode the body of an answer, with memory that is reserved where it needs much."""
         codings = received.codings
         reservation = received.reservation
+        if not codings and reservation is None and len(received.body) <= cap:  # nearly every answer
+            return DecodedResponse(received.status, received.headers, received.body, received.broken is not None)
         paid = not codings or reservation is not None or cap <= FREE
         decoded = decode(received.body, codings, cap if paid else FREE)
         if decoded.truncated and not paid:

@@ -80,7 +80,8 @@ class Path(Table):
         for _, search in self._searches:
             for place in places:
                 for item in place.objects:
-                    if not is_empty(value := search(item)):
+                    value = search(item)
+                    if value is not None and not is_empty(value):
                         return value
         return None
 

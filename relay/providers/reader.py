@@ -7,7 +7,7 @@ an explicit failure is a failure, and any other answer says nothing about the ta
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -145,6 +145,8 @@ class Reader:
 
     def _wait(self, answer: Answer, places: Sequence[Place], now: Millis) -> float | None:
         """Return the seconds that an answer asks to be left alone about this task: in its head, or in its body."""
+        if "retry-after" not in answer.headers and not self._read.wait.expressions:  # nearly every answer
+            return None
         asked = parse_retry_after(answer.headers.get("retry-after"), now)
         told = number_of(self._read.wait.first(places)) if self._read.wait.expressions else None
         return max((wait for wait in (asked, told) if wait is not None and wait >= 0), default=None)
@@ -242,7 +244,7 @@ class Reader:
     def _status(self, value: Any) -> str | None:
         """Return a status in lower case. One that is no text (`"done": true`) counts only where the file lists it."""
         if isinstance(value, str):
-            return clean(value).strip().lower()[:MAX_STATUS] or None
+            return _plain(value) if len(value) <= MAX_STATUS else _plain.__wrapped__(value)
         status = str(value).lower() if isinstance(value, bool | int) else ""
         return status if status in self._kinds else None
 
@@ -296,6 +298,12 @@ def not_answered(code: str, message: str) -> Reading:
 
 def _nothing(kind: Kind, code: str, message: str) -> Reading:
     return Reading(kind, error=Problem(code=code, message=message))
+
+
+@lru_cache(maxsize=1024)
+def _plain(status: str) -> str | None:
+    """Return a status as it is compared. An upstream has few words for it, and each poll reads one."""
+    return clean(status).strip().lower()[:MAX_STATUS] or None
 
 
 def _flaw(answer: Answer) -> str:

@@ -69,6 +69,9 @@ class Clocks(Protocol):
         ...
 
 
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class Machine:
     """The clocks of this machine."""
 
@@ -78,7 +81,7 @@ class Machine:
 
     def monotonic(self) -> Millis:
         """Return the milliseconds of a clock that nobody sets. On Linux it goes on while the machine sleeps."""
-        return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) // 1_000_000
+        return time.clock_gettime_ns(_MONOTONIC) // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

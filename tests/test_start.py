@@ -36,6 +36,12 @@ from relay.settings.sources import load
 Relay(load(os.environ), os.environ)
 """
 
+SERVED = """
+from relay.cli import processes
+processes.run_async = lambda coroutine: coroutine.close()
+processes.worker()
+"""
+
 FIRST_CALL = """
 import asyncio
 from relay.channels.slack.api import SlackApi, attempted
@@ -89,6 +95,19 @@ def test_a_process_whose_database_is_up_to_date_needs_no_more(tmp_path: Path) ->
     )
     assert "relay.store.migrate" in modules
     assert not modules & set(LATER)
+
+
+def test_no_package_is_asked_whether_it_is_a_plugin_of_pydantic(tmp_path: Path) -> None:
+    """Some other package of the machine may be one: it would see every value that relay checks, and slow the start."""
+    information = tmp_path / "elsewhere-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[pydantic]\nelsewhere = elsewhere\n")
+    (tmp_path / "elsewhere.py").write_text("")
+    environ = environment(f"sqlite:///{tmp_path / 'relay.db'}", PYTHONPATH=str(tmp_path))
+    modules = loaded(SERVED, tmp_path, **environ)
+    assert "relay.app" in modules
+    assert "elsewhere" not in modules
 
 
 def test_a_first_call_of_slack_without_a_descriptor_is_no_attempt(tmp_path: Path) -> None:

@@ -79,5 +79,8 @@ class _Endpoint:
             raise NotFound("no id holds control characters")
         method = "GET" if request.method == "HEAD" else request.method
         handler = self._handlers.get(method) or self._handlers[ANY]
-        with on_behalf_of(app.id), self._at_once.one(app.id):
-            return await handler(self._context, request, app)
+        try:
+            with on_behalf_of(app.id), self._at_once.one(app.id):
+                return await handler(self._context, request, app)
+        finally:
+            del request.state.charge  # it holds the request: only the garbage collector would find the two

@@ -20,7 +20,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -65,7 +65,7 @@ def ask(task: Task, cadence: Cadence, current: Plan | None, chance: random.Rando
     age, asked, polls = first / 1000, None, 1
     marks: list[Mark] = []
     while age < task.seconds:
-        watch = replace(watch, polls=polls)
+        watch = watch._replace(polls=polls)
         sharp = current
         if (progress := task.mark(age)) is not None:
             if not marks or progress > marks[-1].progress:

@@ -52,8 +52,8 @@ def test_the_transaction_of_the_end_learns_and_of_a_lost_lease_nothing(db: Datab
     app = rows.app(db)
     rows.watch(db, app, "task")
     (claim,) = rows.claim(db)
-    end = replace(rows.ended(claim), lesson=taught(app).lesson, model="m")
-    db.run_here(polling.save, [replace(end, claim=replace(claim, lease="another"))])
+    end = rows.ended(claim)._replace(lesson=taught(app).lesson, model="m")
+    db.run_here(polling.save, [end._replace(claim=replace(claim, lease="another"))])
     assert counts(db) == {}
     db.run_here(polling.save, [end])
     db.run_here(polling.save, [end])
@@ -64,7 +64,7 @@ def test_a_stopped_task_counts_as_longer_if_it_was_seen(db: Database) -> None:
     app = rows.app(db)
     unseen, seen = rows.watch(db, app, "unseen"), rows.watch(db, app, "seen")
     (claim,) = [claim for claim in rows.claim(db) if claim.id == seen]
-    after = replace(claim.watch, upstream_status="pending", polls=1)
+    after = claim.watch._replace(upstream_status="pending", polls=1)
     db.run_here(polling.save, [polling.Polled(claim, after, NOW + 40_000, NOW + 50_000, changed=True)])
     for watch_id in (unseen, seen):
         assert db.run_here(watches.cancel, app, watch_id, NOW + 60_000)

@@ -80,6 +80,12 @@ class SubmitNotAllowed(RelayError):
 
     code = "submit_not_allowed"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "this app may not send create calls with the deployment's key: have it added to RELAY_SUBMIT_APPS, or send "
+            "your own key, and relay's in 'Relay-Key'"
+        )
+
 
 class NotFound(RelayError):
     """There is no such resource, or it belongs to another app."""

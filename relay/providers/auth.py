@@ -49,6 +49,11 @@ class Key(Table):
             raise ValueError(f"must be {self.shape}, or a JSON object with {' and '.join(names)}")
         return parts
 
+    @property
+    def set_headers(self) -> tuple[str, ...]:
+        """Return the headers that are made of a key, beside those in which the file has `{key}`."""
+        return ()
+
     def names_of(self, *more: str) -> tuple[str, ...]:
         """Return the names that may stand in braces."""
         return (*self.key.split(":"), *more)
@@ -175,6 +180,11 @@ class SigV4(Key):
     key: Literal["access_key_id:secret_access_key"] = "access_key_id:secret_access_key"
     service: str = Field(pattern="^[a-z0-9-]+$")
     region: str = Field("us-east-1", pattern="^[a-z0-9-]+$")
+
+    @property
+    def set_headers(self) -> tuple[str, ...]:
+        """Return the headers that are made of a key, beside those in which the file has `{key}`."""
+        return ("X-Amz-Date", "X-Amz-Security-Token")
 
     @property
     def shape(self) -> str:

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+_ESCAPED = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
+"""A character of ASCII, written as an escape."""
+
 _BLANK = re.compile(r"[ \t\r\n]*")
 _NONE = ("", "-1", None)
 """What a member says that stands there and names nobody."""
@@ -52,12 +55,12 @@ def without_callbacks(
         orjson.loads(body)  # strict: UTF-8, no NaN, no lone surrogates, nesting bounded
         text = body.decode()
         members = _members(text)
+        if any(member.name in names for member in members):
+            json.loads(text, object_pairs_hook=_once, parse_int=len, parse_float=len)
     except (ValueError, RecursionError) as error:
-        if any(json.dumps(name).encode() in body for name in names):
-            raise ValueError(f"the body has a callback and is not valid JSON: {error}") from None
+        if _may_name(body, names):
+            raise ValueError(f"a body with a callback must be strict JSON: {error}") from None
         return body, {}
-    if any(member.name in names for member in members):
-        json.loads(text, object_pairs_hook=_once, parse_int=len, parse_float=len)
     taken = [member for member in members if member.name in names and member.value not in _NONE]
     cut = [member for member in members if member in taken or (forward is not None and member.name == forward.name)]
     rest = _without(text, members, cut) if cut else text
@@ -66,10 +69,16 @@ def without_callbacks(
     return (body if rest is text else rest.encode()), {one.name: one.value for one in taken}
 
 
+def _may_name(body: bytes, names: Collection[str]) -> bool:
+    """Return whether a lenient parser could find one of the names in a body: escaped, or in UTF-16, too."""
+    plain = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), body.replace(b"\0", b""))
+    return any(json.dumps(name).encode() in plain for name in names)
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object of the body, which has a callback")
+        raise ValueError("a key stands twice in one of its objects")
     return found
 
 

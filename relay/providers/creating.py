@@ -44,6 +44,7 @@ class CreateRequest:
         key: the caller's own key; None where the deployment's is sent: it stands in the headers, or what is made of it
             is added when the call is sent.
         names: what the names of the declared path stand for.
+        spends: it goes with the deployment's credentials, which not every app may spend.
     """
 
     submit: Submit
@@ -52,6 +53,7 @@ class CreateRequest:
     body: bytes = field(repr=False)
     key: str | None = field(repr=False)
     names: Mapping[str, str]
+    spends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Sending:
                     self._secret_forms = credential.secret_forms
                     headers = credential.headers(self._prepared, create.target, create.body, now)
                 response = await self._provider.creates.exchange(self._prepared, create.target, create.body, headers)
+                if credential is not None:
+                    self._provider.heard(credential, response.status, now)
         except NoRoom as error:
             return self._failed(str(error), crowded=True)
         except TimeoutError:
@@ -184,7 +188,10 @@ class Sending:
         return CreateOutcome(SubmissionState.REFUSED if known else unknown, answer, status=status)
 
     def _success(self, response: DecodedResponse, answer: CreateAnswer) -> CreateOutcome:
-        headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+        headers = {
+            name.lower().decode("latin-1"): redact(value, self._secret_forms).decode("latin-1")
+            for name, value in response.headers
+        }
         body = redact(response.body, self._secret_forms)
         read = Answer(response.status, headers, body, unread=response.unread, secrets=self._secret_forms)
         document = document_of(read)

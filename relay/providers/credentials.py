@@ -111,16 +111,20 @@ class Credentials:
 
     async def instead_of(self, refused: Credential, key: str, now: Millis) -> Credential | Reading | None:
         """Return what there is in place of a credential that the upstream refused; None if that would be no other."""
+        return await self.of(key, now) if self.drop(refused, key, now) else None
+
+    def drop(self, refused: Credential, key: str, now: Millis) -> bool:
+        """Forget a credential that the upstream refused. Return whether the next one can be another."""
         if not isinstance(self._auth, Jwt | OAuth):
-            return None
+            return False
         kept = self._kept.get(key)
         if kept is not None and kept.credential is refused:
             age = (now - refused.made_at) / 1000
             if kept.replaced and age < (ACCEPTED_KEPT if refused.accepted else REFUSED_KEPT):
-                return None
+                return False
             kept.credential = None
             kept.replaced = True
-        return await self.of(key, now)
+        return True
 
     async def _made(self, kept: _Kept, key: str, now: Millis) -> Credential | Reading:
         try:

@@ -126,6 +126,12 @@ class Messages:
             return None
         return await self._credentials.of(self._key, now)
 
+    def heard(self, credential: Credential, status: int, now: Millis) -> None:
+        """Note whether a call with what is made of the deployment's key was let in, for the next one."""
+        credential.accepted |= status < 400
+        if status == 401 and self._credentials is not None and self._key:
+            self._credentials.drop(credential, self._key, now)
+
     async def _ask_with_credential(
         self,
         credentials: Credentials,

@@ -167,6 +167,16 @@ class Provider:
         """
         return await self._messages.credential(now)
 
+    def heard(self, credential: Credential, status: int, now: Millis) -> None:
+        """Note whether a call with what is made of the deployment's key was let in, for the next one."""
+        self._messages.heard(credential, status, now)
+
+    @property
+    def set_headers(self) -> tuple[str, ...]:
+        """Return the headers that relay itself sets in a call with the deployment's key."""
+        auth = self.definition.auth
+        return ("Authorization", *self.key_places.headers, *(auth.set_headers if auth else ()))
+
     @property
     def remedy(self) -> str:
         """Return what to do where its address is not known."""

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from relay.errors import Conflict
 from relay.model.times import Millis
+from relay.store import hot
 from relay.store.alerts import APP as ALERTS
 from relay.store.schema import AnyRow, apps
 
@@ -79,15 +80,17 @@ def by_key(tx: sa.Connection, key_hash: bytes) -> App | None:
     return _app(tx.execute(query).first())
 
 
+_CALLERS = hot.Statement(sa.select(apps.c.id).where(apps.c.disabled_at.is_(None), apps.c.name != ALERTS).limit(2))
+
+
 def is_only_one(tx: sa.Connection) -> bool:
     """Return whether there is no more than one app that is not disabled, beside that of the alerts."""
-    callers = sa.select(apps.c.id).where(apps.c.disabled_at.is_(None), apps.c.name != ALERTS)
-    return len(tx.execute(callers.limit(2)).all()) < 2
+    return len(_CALLERS.rows(tx)) < 2
 
 
-def is_key(tx: sa.Connection, key_hash: bytes) -> bool:
-    """Return whether this is the API key of an app, disabled or not."""
-    return tx.execute(sa.select(apps.c.id).where(apps.c.key_hash == key_hash)).first() is not None
+def is_key(tx: sa.Connection, key_hashes: Collection[bytes]) -> bool:
+    """Return whether one of these is the API key of an app, disabled or not."""
+    return tx.execute(sa.select(apps.c.id).where(apps.c.key_hash.in_(key_hashes))).first() is not None
 
 
 def valid_keys(tx: sa.Connection, key_hashes: Collection[bytes | None]) -> set[bytes]:

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from relay.errors import NotFound, RelayError
+from relay.errors import NotFound, RelayError, SubmitNotAllowed
 from relay.model.event import EventType
 from relay.model.submission import SubmissionState
 from relay.model.times import Millis
 from relay.model.trouble import Trouble, unknown_subject
-from relay.store import hot, troubles, usage
+from relay.store import apps, hot, troubles, usage
 from relay.store.schema import AnyRow, watches
 from relay.store.shared_schema import processes, submissions
 from relay.store.usage import Quota
@@ -45,6 +45,7 @@ class NewSubmission:
         process: that sends it.
         key_digest, request_digest: of its Idempotency-Key and of the request; None where it has no key.
         targets: that its watch will have.
+        alone: it spends the deployment's key, which only an app may that is the only one: nobody has said which may.
     """
 
     id: str
@@ -56,17 +57,27 @@ class NewSubmission:
     key_digest: bytes | None
     request_digest: bytes | None
     targets: int
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KeyHolder:
-    """The submission that has taken a key."""
+    """The submission that has taken a key.
+
+    Attributes:
+        until: when it gives the key back; None while that is not known.
+    """
 
     id: str
     state: SubmissionState
     request_digest: bytes
     answer: bytes | None
     watch_id: str | None
+    until: Millis | None = None
+
+    def has_it(self, now: Millis) -> bool:
+        """Return whether the key is still taken."""
+        return self.until is None or self.until >= now
 
 
 class Made(NamedTuple):
@@ -93,6 +104,9 @@ _NEW = hot.Insert(
 )
 
 
+_PRESENT = hot.Statement(sa.select(submissions.c.id).where(hot.among(submissions.c.id, "ids")))
+
+
 def begin(
     tx: sa.Connection, wanted: Sequence[NewSubmission], now: Millis, quota: Quota
 ) -> list[KeyHolder | RelayError | None]:
@@ -112,6 +126,8 @@ def begin(
                 holder = None  # of a run before this one, whose commit nobody heard of
             elif holder is None and (one.app_id, one.key_digest) in taken:
                 holder = KeyHolder("", SubmissionState.SENDING, one.request_digest or b"", None, None)
+        if holder is None and one.alone and not apps.is_only_one(tx):
+            holder = SubmitNotAllowed()
         holder = holder or used[one.app_id].refusal(quota, 1, one.targets)
         if holder is None:
             used[one.app_id].watches += 1
@@ -120,9 +136,7 @@ def begin(
                 taken.add((one.app_id, one.key_digest))
             rows.append(_row(one, now))
         answers.append(holder)
-    present = set(
-        tx.execute(sa.select(submissions.c.id).where(submissions.c.id.in_([one.id for one in wanted]))).scalars()
-    )
+    present = {submission_id for (submission_id,) in _PRESENT.rows(tx, {"ids": [one.id for one in wanted]})}
     _NEW.run(tx, [row for row in rows if row["id"] not in present])
     return answers
 
@@ -153,26 +167,44 @@ def _under_way(tx: sa.Connection, app_ids: set[str]) -> Counter[str]:
     return Counter(dict(_UNDER_WAY.rows(tx, {"app_ids": list(app_ids)})))
 
 
+_HELD = hot.Statement(
+    sa.select(
+        submissions.c.id,
+        submissions.c.state,
+        submissions.c.request_digest,
+        submissions.c.answer,
+        submissions.c.watch_id,
+        submissions.c.key_until,
+    ).where(
+        submissions.c.app_id == sa.bindparam("app_id"),
+        submissions.c.key_digest == sa.bindparam("key_digest"),
+        submissions.c.key_digest.is_not(None),  # so that the partial index serves
+    )
+)
+
+
 def _holder(tx: sa.Connection, app_id: str, key_digest: bytes, now: Millis) -> KeyHolder | None:
-    """Return who has taken a key, after those whose time is over have given it back."""
-    c = submissions.c
-    over = sa.and_(c.app_id == app_id, c.key_digest == key_digest, c.key_until < now)
-    tx.execute(sa.update(submissions).where(over).values(key_digest=None, answer=None, key_until=None))
-    return find(tx, app_id, key_digest, now)
+    """Return who has taken a key. One whose time is over gives it back."""
+    holder = _held(tx, app_id, key_digest)
+    if holder is None or holder.has_it(now):
+        return holder
+    freed = sa.update(submissions).where(submissions.c.id == holder.id)
+    tx.execute(freed.values(key_digest=None, answer=None, key_until=None))
+    return None
 
 
 def find(tx: sa.Connection, app_id: str, key_digest: bytes, now: Millis) -> KeyHolder | None:
     """Return the submission that has taken a key of an app; None if it is free."""
-    c = submissions.c
-    columns = (c.id, c.state, c.request_digest, c.answer, c.watch_id)
-    current = sa.or_(c.key_until.is_(None), c.key_until >= now)
-    row = tx.execute(
-        sa.select(*columns).where(c.app_id == app_id, c.key_digest == key_digest, c.key_digest.is_not(None), current)
-    ).first()
-    if row is None:
-        return None
-    answer = None if row.answer is None else bytes(row.answer)
-    return KeyHolder(row.id, SubmissionState(row.state), bytes(row.request_digest), answer, row.watch_id)
+    holder = _held(tx, app_id, key_digest)
+    return holder if holder is not None and holder.has_it(now) else None
+
+
+def _held(tx: sa.Connection, app_id: str, key_digest: bytes) -> KeyHolder | None:
+    for row in _HELD.rows(tx, {"app_id": app_id, "key_digest": key_digest}):
+        submission_id, state, request_digest, answer, watch_id, until = row
+        sealed = None if answer is None else bytes(answer)
+        return KeyHolder(submission_id, SubmissionState(state), bytes(request_digest), sealed, watch_id, until)
+    return None
 
 
 def id_beside(watch_id: str) -> str:

@@ -101,7 +101,12 @@ class Submissions:
         if holder.answer is None:
             raise AnswerErased()
         opened = await _heavy(self.actions.vault.open, holder.answer, holder.id)
-        return Submitted(CreateAnswer.unpacked(opened), watch_id=holder.watch_id, replayed=True)
+        return Submitted(
+            CreateAnswer.unpacked(opened),
+            watch_id=holder.watch_id,
+            replayed=True,
+            registered=holder.watch_id is not None,
+        )
 
     # Sending
 
@@ -122,7 +127,10 @@ class Submissions:
         Raises:
             RelayError: why it is refused.
         """
-        self.actions.expires_in(call.watch, call.provider)
+        try:
+            self.actions.expires_in(call.watch, call.provider)
+        except Invalid as error:
+            raise Invalid.at("/Relay-Expires-In", error.errors[0].detail) from None
         for target, origin in zip(call.watch.targets, call.origins, strict=True):
             try:
                 await self.actions.targets.check(target, "", app_id)
@@ -169,6 +177,7 @@ class Submissions:
             key_digest=call.key.key if call.key else None,
             request_digest=call.key.request if call.key else None,
             targets=len(call.watch.targets),
+            alone=call.request.spends and not self.actions.settings.submit_apps,
         )
         try:
             holder = await self._begun.put(new)

@@ -15,6 +15,7 @@ from relay.store import Database, alerts, apps, invariants, troubles
 from relay.store.schema import targets
 from tests.support import rows
 from tests.support.deployment import SECRET, deployment, environment
+from tests.support.maker import always, making
 from tests.support.parties import Answer, Post, Receiver, Upstream, done, until
 from tests.support.rows import NOW
 
@@ -51,6 +52,36 @@ async def test_the_operator_is_told_that_an_upstream_refuses_and_that_it_is_well
         assert len({post.webhook_id for post in receiver.posts}) == 5
         assert len((await relay.http.get("/v1/watches")).json()["data"]) == 1, "the app sees nothing of it"
         assert await relay.relay.db.run(invariants.find_violations) == []
+
+
+@pytest.mark.anyio
+async def test_a_create_of_which_nobody_knows_is_told_once(database_url: str, receiver: Receiver) -> None:
+    async with making() as maker:
+        maker.answer = always({"error": "oh"}, 500)
+        environ = environment(database_url, UNIFIED_VIDEO_BASE_URL=maker.url, RELAY_ALERTS=f"{receiver.url}/alerts")
+        async with deployment(environ) as relay:
+            for number in (1, 2):
+                answer = await relay.http.post("/v1/video/create", json={"order": number})
+                assert answer.status_code == 500
+                told = (await receiver.wait_for(number, "/alerts"))[-1].event
+                (row, *_) = (await relay.http.get("/v1/submissions")).json()["data"]
+                assert (told["type"], told["data"]["state"]) == ("relay.submission_unknown", "unwell")
+                assert told["data"]["detail"]["submission"] == row["id"]
+                assert told["data"]["detail"]["provider"] == "unified-video"
+                assert told["data"]["remedy"]
+            maker.answer = always({"message": "no"}, 400)
+            await relay.http.post("/v1/video/create", json={})
+            db = relay.relay.db
+            assert len(await db.run(troubles.standing, EventType.SUBMISSION_UNKNOWN)) == 2
+            assert await db.run(invariants.find_violations) == []
+            assert row["id"] in (await relay.http.get("/")).text, "it stands among what needs attention"
+
+            async def measured() -> bool:
+                return "relay_submissions_unknown 2.0" in (await relay.http.get("/metrics")).text
+
+            await until(measured)
+    receiver.verify(SECRET)
+    assert len(receiver.posts) == 2, "each is told once"
 
 
 @pytest.mark.anyio

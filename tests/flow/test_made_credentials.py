@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import httpx
 import jwt
 import pytest
 from starlette.responses import Response
 
-from tests.support.deployment import SECRET, deployment, environment
+from tests.support.deployment import API_KEY, SECRET, deployment, environment
 from tests.support.parties import Receiver, until
 from tests.support.tokens import upstream
 
@@ -100,3 +101,51 @@ async def test_kling_is_asked_with_a_token_that_it_can_verify(database_url: str,
             (post,) = await receiver.wait_for(1)
     assert post.event["data"]["result"]["url"] == "https://c.example/v"
     assert api.queries[0].url.path == "/v1/videos/text2video/7"
+
+
+async def test_a_create_that_is_refused_is_not_repeated_and_the_next_one_has_another_token(database_url: str) -> None:
+    async with upstream() as api:
+        api.answers = b'{"jobId": 1, "status": "running"}'
+        environ = environment(database_url, AIRBYTE_JOB_BASE_URL=api.url, AIRBYTE_JOB_API_KEY=KEY)
+        async with deployment(environ, working=False) as relay:
+
+            async def create() -> int:
+                return (await relay.http.post("/via/airbyte-job/v1/jobs", json={"jobType": "sync"})).status_code
+
+            assert await create() == 200
+            api.valid.clear()  # it is revoked
+            assert await create() == 401
+            assert (len(api.queries), len(api.asked)) == (2, 1), "it was sent once"
+            assert await create() == 200
+            assert (len(api.queries), len(api.asked)) == (3, 2)
+            api.lets_in = lambda _: False
+            for _ in range(5):
+                assert await create() == 401
+            assert len(api.asked) <= 3, "an upstream that refuses all tokens is not asked for one with each create"
+            secrets = [*KEY.split(":"), *api.tokens]
+            api.lets_in = lambda _: True
+            api.answers = b'{"jobId": 2, "you": "%b"}' % " ".join(secrets).encode()
+            answer = await relay.http.post("/via/airbyte-job/v1/jobs", json={})
+            assert answer.json()["jobId"] == 2
+            assert not [secret for secret in (*KEY.split(":"), api.tokens[-1]) if secret in answer.text]
+
+
+async def test_who_asks_the_mirror_with_a_key_of_its_own_gives_the_key_and_not_what_is_made_of_it(
+    database_url: str,
+) -> None:
+    async with upstream() as api:
+        api.answers = b'{"jobId": 7, "status": "running"}'
+        environ = environment(database_url, AIRBYTE_JOB_BASE_URL=api.url, AIRBYTE_JOB_API_KEY=KEY)
+        async with deployment(environ, working=False) as relay:
+
+            async def ask(credential: str) -> httpx.Response:
+                headers = {"Relay-Key": API_KEY, "Authorization": f"Bearer {credential}"}
+                return await relay.http.get("/via/airbyte-job/v1/jobs/7", headers=headers)
+
+            refused = await ask("a-token-that-it-has-made-itself")
+            assert (refused.status_code, refused.json()["code"]) == (422, "validation_failed")
+            assert "CLIENT_ID:CLIENT_SECRET" in refused.json()["detail"]
+            assert "a-token" not in refused.text
+            assert (api.asked, api.queries) == ([], [])
+            assert (await ask(OWN)).json() == {"jobId": 7, "status": "running"}
+            assert OWN.partition(":")[0].encode() in api.asked[0]

@@ -39,16 +39,27 @@ class Client:
     """
 
     def __init__(self) -> None:
-        self.url = ""
+        self._url = ""
+        self._up = asyncio.Event()
         self.answers: dict[str, str] = {}
         self.unknown: set[str] = set()
+
+    def come(self, url: str) -> None:
+        """Send orders to this relay."""
+        self._url = url
+        self._up.set()
+
+    def go(self) -> None:
+        """Send no more orders there: the port may soon be anybody's."""
+        self._up.clear()
 
     async def order(self, name: str) -> None:
         key = {"Idempotency-Key": name, "Authorization": f"Bearer {API_KEY}"}
         async with httpx.AsyncClient(timeout=30, verify=False) as http:
             while True:
+                await self._up.wait()
                 try:
-                    answer = await http.post(f"{self.url}{PATH}", json={"model": "m", "order": name}, headers=key)
+                    answer = await http.post(f"{self._url}{PATH}", json={"model": "m", "order": name}, headers=key)
                 except httpx.TransportError:
                     await asyncio.sleep(0.05)
                     continue
@@ -58,7 +69,7 @@ class Client:
                 if answer.json()["code"] == "submission_unknown":
                     self.unknown.add(name)
                     return
-                assert answer.status_code in (409, 503), answer.text
+                assert answer.status_code in (409, 429, 503), answer.text
                 await asyncio.sleep(0.05)
 
 
@@ -89,14 +100,15 @@ async def kill_often(database_url: str, folder: Path, kills: int) -> None:
         for number in range(kills):
             async with serve(environ, folder) as relay:
                 await relay.ready()
-                client.url = relay.url
+                client.come(relay.url)
                 orders += [asyncio.create_task(client.order(f"order-{number}-{n}")) for n in range(10)]
                 await asyncio.sleep(luck.random() * 0.15)
+                client.go()
                 relay.kill()
                 await relay.process.wait()
         async with serve(environ, folder) as relay:
             await relay.ready()
-            client.url = relay.url
+            client.come(relay.url)
             async with asyncio.timeout(60):
                 await asyncio.gather(*orders)
             assert await everything(relay, "/v1/submissions", state="sending") == []
@@ -136,7 +148,7 @@ async def test_two_processes_and_fifty_callers_with_ten_keys_make_ten_tasks(post
             clients = [Client(), Client()]
             for client, relay in zip(clients, (one, other), strict=True):
                 await relay.ready()
-                client.url = relay.url
+                client.come(relay.url)
             await asyncio.gather(*(clients[n // 10 % 2].order(f"order-{n % 10}") for n in range(50)))
             answers = [{client.answers.get(f"order-{n}") for client in clients} for n in range(10)]
         assert len(maker.made) == 10

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import guards_outbound, guards_state, guards_web
+from tests.mutants import guards_creates, guards_outbound, guards_state, guards_web
 from tests.mutants.guard import Guard
 from tests.test_docs_security import NAMED
 
 ROOT = Path(__file__).parents[2]
 
-GUARDS = (*guards_outbound.GUARDS, *guards_web.GUARDS, *guards_state.GUARDS)
+GUARDS = (*guards_outbound.GUARDS, *guards_web.GUARDS, *guards_creates.GUARDS, *guards_state.GUARDS)
 
 PATIENCE = 900
 """Seconds that the tests of one guard may take on a busy machine."""

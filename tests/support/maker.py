@@ -31,12 +31,17 @@ class Made:
 
 @dataclass
 class Maker:
-    """`answer(number)` says what the n-th create is answered, by default a new id; `found(id)`, what a query says."""
+    """`answer(number)` says what the n-th create is answered, by default a new id; `found(id)`, what a query says.
+
+    While `holds` is set, no query is answered; `held` is how many wait.
+    """
 
     url: str = ""
     made: list[Made] = field(default_factory=list)
     answer: Callable[[int], Awaitable[Response]] | None = None
     found: Callable[[str], object] = lambda task_id: {"id": task_id, "status": "pending"}
+    holds: asyncio.Event | None = None
+    held: int = 0
 
     async def create(self, request: Request) -> Response:
         body = await request.body()
@@ -51,6 +56,9 @@ class Maker:
 
     async def query(self, request: Request) -> Response:
         name = request.query_params.get("id") or request.path_params.get("id", "")
+        if self.holds is not None:
+            self.held += 1
+            await self.holds.wait()
         return says(self.found(name))
 
 

@@ -97,8 +97,8 @@ async def answer_about(
         headers["Age"] = str(max(0, context.clock() - known.at) // 1000)
         return Response(known.body, known.status, headers, media_type="application/json")
     name = preferred if known is None else known.provider
-    key = own_key or _key(context, app, task_id, known)
     upstream = _provider(context, app, name, task_id, known)
+    key = _key(upstream, own_key, _watch_key(context, app, task_id, known))
     if problem := upstream.id_problem(task_id):
         raise Invalid.at("/id", problem)
     answer = await _asked(context, app, upstream, task_id, key)
@@ -158,7 +158,24 @@ def _provider(context: Context, app: apps.App, name: str, task_id: str, known: L
         raise UpstreamUnavailable(why.advice) from None
 
 
-def _key(context: Context, app: apps.App, task_id: str, known: LastAnswer | None) -> str | None:
+def _key(upstream: Provider, own_key: str | None, watch_key: str | None) -> str | None:
+    """Return the key to ask with: the caller's own, that of its watch, or None for the deployment's.
+
+    Raises:
+        Invalid: the upstream wants something that relay makes of a key, and the caller brings that instead of the key.
+    """
+    if own_key is None:
+        return watch_key
+    try:
+        upstream.check_key(own_key)
+    except Invalid as error:
+        if watch_key is None:
+            raise Invalid(f"with 'Relay-Key' relay asks with your own key, which {error.errors[0].detail}") from None
+        return watch_key
+    return own_key
+
+
+def _watch_key(context: Context, app: apps.App, task_id: str, known: LastAnswer | None) -> str | None:
     """Return the upstream key of the app's watch of a task; None for the deployment's."""
     if known is None or known.upstream_key is None:
         return None

@@ -7,8 +7,8 @@ provider's file does not declare is not there: relay is no open proxy.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,21 +17,20 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from relay.errors import Invalid, MethodNotAllowed, NotDeclared, RelayError, SubmitNotAllowed
+from relay.errors import Invalid, MethodNotAllowed, NotDeclared, RelayError
 from relay.model.ids import new_id
 from relay.model.submission import key_digest, request_digest
 from relay.providers.addresses import Create, creates_at, decoded_query
 from relay.providers.callbacks import Forward, without_callbacks
 from relay.providers.creating import CreateRequest
-from relay.providers.passing import Header, headers_out, query_without
 from relay.providers.provider import Provider
-from relay.security import app_keys
 from relay.store import apps
 from relay.submissions.calls import CreateCall, RequestKey, Submitted
+from relay.web.api.create_keys import OwnCall, addressed
 from relay.web.api.mirror import TASK_ID, UNTRUSTED, answer_about
-from relay.web.api.wishes import PARAMETERS, key_of, wishes_of
+from relay.web.api.wishes import key_of, wishes_of
 from relay.web.bodies import BodyLimits, read_json, read_within
-from relay.web.context import RELAY_KEY, Context
+from relay.web.context import RELAY_KEY, Context, context_of
 from relay.web.errors import problem_response
 from relay.web.http_limits import PATIENCE
 from relay.web.request_id import request_id_of
@@ -52,20 +51,6 @@ SUBMITS_UNDER_WAY = 4
 
 LARGE = 256 * 1024
 """Bytes from which a body is looked through in a thread."""
-
-_KEY_OF_RELAY = "rly_"
-
-
-class OwnCall(NamedTuple):
-    """A request for one of a provider's paths.
-
-    Attributes:
-        path: as it came, behind `/via/{provider}`.
-    """
-
-    provider: Provider
-    path: str
-    query: bytes
 
 
 class OwnPaths(BaseRoute):
@@ -177,8 +162,27 @@ async def _create(context: Context, request: Request, app: apps.App, call: OwnCa
         content_type = request.headers.get("content-type", "")
         digest = await _heavy(body, request_digest, app.id, call.provider.name, target, content_type, body)
         request_key = RequestKey(key_digest(app.id, key), digest)
-        if earlier := await context.submissions.earlier(app.id, request_key):
-            return _response(request, earlier)
+    try:
+        submitted = await _submitted(request, app, call, create, body, request_key)
+    except RelayError:
+        # The same request gets the first answer, whatever would be wrong with it now. Looked for only here, because
+        # almost every create is the first with its key, and the commit before it is sent would notice.
+        earlier = None if request_key is None else await context.submissions.earlier(app.id, request_key)
+        if earlier is None:
+            raise
+        submitted = earlier
+    return _response(request, submitted)
+
+
+async def _submitted(
+    request: Request, app: apps.App, call: OwnCall, create: Create, body: bytes, request_key: RequestKey | None
+) -> Submitted:
+    """Check a create, and send it.
+
+    Raises:
+        RelayError: why it was not sent.
+    """
+    context = context_of(request)
     watch_id = new_id("wch")
     callbacks = create.submit.callbacks if _is_json(request) else ()
     try:
@@ -193,7 +197,7 @@ async def _create(context: Context, request: Request, app: apps.App, call: OwnCa
             app.id,
             CreateCall(
                 provider=call.provider,
-                request=await _addressed(context, request, app, call, pairs, passed),
+                request=await addressed(context, request, app, call, pairs, passed),
                 path=call.path,
                 watch=wishes.watch,
                 watch_id=watch_id,
@@ -203,7 +207,7 @@ async def _create(context: Context, request: Request, app: apps.App, call: OwnCa
             ),
         )
         span.note({"request_id": request_id_of(request), "watch_id": submitted.watch_id or ""})
-    return _response(request, submitted)
+    return submitted
 
 
 def _forward(context: Context, create: Create, watch_id: str) -> Forward | None:
@@ -229,96 +233,6 @@ def _is_json(request: Request) -> bool:
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type == "application/json" and coding in ("", "identity")
-
-
-async def _addressed(
-    context: Context,
-    request: Request,
-    app: apps.App,
-    call: OwnCall,
-    pairs: Sequence[tuple[str, str]],
-    create: CreateRequest,
-) -> CreateRequest:
-    """Return a create with where it goes, and the headers and the key that it goes with.
-
-    Raises:
-        RelayError: this app may not send it, or there is no key for it.
-    """
-    provider = call.provider
-    if not provider.address:
-        elsewhere = ", or send the call to the upstream, and register its task with 'upstream_base'"
-        hint = elsewhere if provider.definition.hosts else ""
-        raise Invalid(f"'{provider.name}' has no address in this deployment: {provider.remedy}{hint}")
-    places = provider.key_places
-    own = RELAY_KEY in request.headers
-    raw: list[Header] = list(request.headers.raw)
-    if own:
-        key = await _own_key(context, request, provider, pairs)
-        headers, query = headers_out(raw), query_without(call.query, PARAMETERS, [name for name, _ in pairs])
-    else:
-        await _check_permitted(context, app)
-        if provider.lacks_key(None):
-            raise Invalid(f"{provider.key_remedy}, or send your own with 'Relay-Key: rly_…' beside it")
-        key = None
-        headers = headers_out(raw, ("authorization", *places.headers))
-        query = query_without(call.query, (*PARAMETERS, *places.query), [name for name, _ in pairs])
-        if provider.key and provider.definition.auth is None:
-            headers += [
-                (name.encode(), value.replace("{key}", provider.key).encode()) for name, value in places.headers.items()
-            ]
-            given = (
-                f"{quote(name)}={quote(value.replace('{key}', provider.key))}" for name, value in places.query.items()
-            )
-            query = b"&".join(part for part in (query, *(one.encode() for one in given)) if part)
-    target = (provider.prefix + call.path).encode("latin-1") + (b"?" + query.removeprefix(b"&") if query else b"")
-    return CreateRequest(create.submit, target, headers, create.body, key, create.names)
-
-
-async def _own_key(
-    context: Context, request: Request, provider: Provider, pairs: Iterable[tuple[str, str]]
-) -> str | None:
-    """Return the caller's own key for the upstream, which the watch gets too.
-
-    Raises:
-        Invalid: there is none, or it is a key of relay's, which is nobody else's to see; or relay makes the credentials
-            of this upstream, so that what the caller sends is no key that a watch could poll with.
-    """
-    if provider.definition.auth is not None:
-        raise Invalid(
-            f"relay itself makes the credentials of '{provider.name}': send the call without 'Relay-Key', with the "
-            "deployment's key, or to the upstream, and register the task with its own 'upstream_key'"
-        )
-    places = provider.key_places
-    key = places.key_in(request.headers.raw, list(pairs))
-    where = ", ".join(f"'{name}'" for name in (*places.headers, *places.query))
-    if where and key is None:
-        raise Invalid(f"'Relay-Key' passes your own key to the upstream, and there is none in {where}")
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    given = request.headers[RELAY_KEY].strip()
-    shown = [value for name, value in headers_out(request.headers.raw) if given.encode("latin-1") in value]
-    ours = bool(shown)
-    for one in {key or "", credentials.strip() or scheme} - {""}:
-        ours = ours or one.startswith(_KEY_OF_RELAY) or await context.db.read(apps.is_key, app_keys.hash_key(one))
-    if ours:
-        raise Invalid("this is a key of relay's, which the upstream must not see: send the upstream's own")
-    return key
-
-
-async def _check_permitted(context: Context, app: apps.App) -> None:
-    """Refuse an app that may not spend the deployment's keys.
-
-    Raises:
-        SubmitNotAllowed: with what the operator can do.
-    """
-    permitted = context.settings.submit_apps
-    if app.name in permitted or "*" in permitted:
-        return
-    if not permitted and await context.db.read(apps.is_only_one):
-        return
-    raise SubmitNotAllowed(
-        f"'{app.name}' may not send create calls with this deployment's key: have it added to RELAY_SUBMIT_APPS, or "
-        "send your own key, and relay's in 'Relay-Key'"
-    )
 
 
 def _response(request: Request, submitted: Submitted) -> Response:

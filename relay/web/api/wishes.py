@@ -29,9 +29,6 @@ PARAMETERS = {f"relay_{name}": schema for name, schema in SCHEMAS.items()}
 
 _HEADERS = {f"relay-{name}": schema for name, schema in SCHEMAS.items()}
 
-WISHES = (*(name.title() for name in _HEADERS), "Relay-Metadata", "Relay-Expires-In", "Relay-Events", "Relay-Key")
-"""Every header that asks something of relay."""
-
 
 class WishesIn(RequestModel):
     """What is wanted of the watch of a create."""

@@ -132,7 +132,7 @@ async def test_whom_to_tell_stands_in_headers_parameters_and_the_body(
         ({"Relay-Metadata": "[1]"}, {}, "/Relay-Metadata"),
         ({"Relay-Metadata": "{"}, {}, "/Relay-Metadata"),
         ({"Relay-Expires-In": "soon"}, {}, "/Relay-Expires-In"),
-        ({"Relay-Expires-In": "99999999"}, {}, "/expires_in"),
+        ({"Relay-Expires-In": "99999999"}, {}, "/Relay-Expires-In"),
         ({"Idempotency-Key": "k" * 256}, {}, "/Idempotency-Key"),
         ({}, {"notify_hook": 7}, "/notify_hook"),
     ],

@@ -57,7 +57,7 @@ def own_paths(definition: Definition | None) -> JsonObject:
 def _create(name: str, summary: str, where: list[JsonObject]) -> JsonObject:
     answer = {
         "description": "What the upstream said.",
-        "headers": headers_of(*LIMITED, "Relay-Watch", "Relay-Error", "Idempotent-Replayed"),
+        "headers": headers_of(*LIMITED, "Relay-Watch", "Relay-Error", "Idempotent-Replayed", "X-Should-Retry"),
         "content": {"*/*": {"schema": {}}},
     }
     return {

@@ -27,8 +27,9 @@ HEADERS = {
     "Retry-After": "Seconds to wait.",
     "WWW-Authenticate": "`Bearer`.",
     "X-Request-ID": "Names this request in the log.",
+    "X-Should-Retry": "`false`: nobody knows whether the upstream took the call, so do not send it again.",
 }
-SOMETIMES = ("Preference-Applied", "Relay-Watch", "Relay-Error", "Idempotent-Replayed")
+SOMETIMES = ("Preference-Applied", "Relay-Watch", "Relay-Error", "Idempotent-Replayed", "X-Should-Retry")
 """Headers that an answer does not always have."""
 
 LIMITED = ("RateLimit", "RateLimit-Policy", "X-Request-ID")

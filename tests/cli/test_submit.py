@@ -81,7 +81,7 @@ async def test_what_goes_wrong_is_one_line_and_a_code(relay: Deployment, maker: 
     assert (code, "nobody knows whether the upstream took it" in printed) == (1, True)
     assert len(maker.made) == 2
     for words, wanted in (
-        (("-", "--path", "/v1/models"), (1, "declares no call")),
+        (("-", "--provider", "unified-video", "--path", "/v1/models"), (1, "declares no call")),
         (("-", "--webhook", "http://10.0.0.1/"), (1, "Relay-Webhook")),
         (("no-such-file.json",), (2, "no-such-file.json")),
         (("-", "--path", "v1"), (2, "--path")),

@@ -72,8 +72,8 @@ async def test_the_key_stands_in_every_place_that_the_file_has_and_no_other_copy
         assert made.header("x-api-key") == ["sk+own/"]
         assert made.header("authorization") == made.header("x_api_key") == []
         async with httpx.AsyncClient(base_url=relay.url, verify=False) as own:
-            own.headers |= {"Relay-Key": API_KEY, "X-Api-Key": "mine"}
-            answer = await own.put("/via/own/veo/jobs", content=b"{}")
+            keys = {"Relay-Key": API_KEY, "X-Api-Key": "mine"}
+            answer = await own.put("/via/own/veo/jobs", content=b"{}", headers=keys)
         assert answer.status_code == 200
         assert (maker.made[-1].target, maker.made[-1].header("x-api-key")) == ("/base/veo/jobs", ["mine"])
         refused = await relay.http.put("/veo/jobs", content=b"{}", headers={"Relay-Key": API_KEY})

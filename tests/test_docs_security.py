@@ -26,11 +26,15 @@ def test_every_test_that_is_named_exists() -> None:
     assert missing == []
 
 
-def test_every_threat_has_a_guard_and_a_test() -> None:
+def threats() -> list[list[str]]:
+    """The rows of the table: threat, guard, tests."""
     table = PAGE.partition("| threat | guard | test |\n|---|---|---|\n")[2].partition("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
-    assert len(rows) > 20
-    for threat, guard, tests in rows:
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+
+
+def test_every_threat_has_a_guard_and_a_test() -> None:
+    assert len(threats()) > 20
+    for threat, guard, tests in threats():
         assert threat
         assert guard
         assert re.fullmatch(r"`[\w/]+::test_\w+`(, `[\w/]+::test_\w+`)*", tests), threat

@@ -1,60 +1,10 @@
-"""Guards of what relay calls: addresses, lookups, descriptors, lanes."""
+"""Guards of how much relay calls: lookups, descriptors, lanes."""
 
 from __future__ import annotations
 
 from tests.mutants.guard import Guard
 
 GUARDS = (
-    # Where relay connects to
-    Guard(
-        "the guard checks connections",
-        "security/guard.py",
-        "        if not permitted:\n",
-        "        if False:\n",
-        "attack/test_ssrf::test_no_transport_connects_to_what_is_not_public",
-    ),
-    Guard(
-        "special addresses are not public",
-        "security/guard.py",
-        " and not any(plain in network for network in SPECIAL)",
-        "",
-        "security/test_guard::test_special_addresses_are_refused",
-    ),
-    Guard(
-        "an ISATAP address leads to the one in it",
-        "security/guard.py",
-        "int(address) >> 32 & 0xFFFFFFFF in _ISATAP",
-        "False",
-        "security/test_guard::test_special_addresses_are_refused",
-    ),
-    Guard(
-        "blocked networks",
-        "security/guard.py",
-        "return any(address in network for network in self._blocked)",
-        "return False",
-        "security/test_guard::test_a_blocked_network_is_blocked_whatever_else_allows_it",
-    ),
-    Guard(
-        "plain HTTP to allowed networks only",
-        "security/guard.py",
-        "return Guard(self._allowed, self._blocked, public=False)",
-        "return Guard(self._allowed, self._blocked)",
-        "attack/test_ssrf::test_http_to_a_name_that_has_become_public_is_blocked",
-    ),
-    Guard(
-        "certificates are for the name of the URL",
-        "outbound/connector.py",
-        "self._tls = tls\n",
-        "self._tls = tls\n        self._tls.check_hostname = False\n",
-        "outbound/test_transport::test_a_trusted_certificate_for_another_name",
-    ),
-    Guard(
-        "a head is one head",
-        "outbound/prepared.py",
-        'if not whole.count(b"\\r") == whole.count(b"\\n") == len(lines) - 1 or b"\\0" in whole:',
-        "if False:",
-        "outbound/test_transport::test_nothing_makes_two_headers_or_requests_of_one",
-    ),
     # Lookups and descriptors
     Guard(
         "an app has a share of the lookups",
@@ -214,9 +164,16 @@ GUARDS = (
     Guard(
         "the mirror does not go before polls that wait",
         "outbound/lanes.py",
+        "if not lane.waiting and self._startable(lane, caller, now):",
+        "if self._startable(lane, caller, now):",
+        "outbound/test_lane::test_the_mirror_takes_none_of_the_places_that_are_kept_while_a_poll_waits",
+    ),
+    Guard(
+        "the mirror does not go before polls once a lease has come",
+        "outbound/lanes.py",
         "if lane.waiting or not self._startable(lane, caller, now):",
         "if not self._startable(lane, caller, now):",
-        "outbound/test_lane::test_the_mirror_takes_no_place_while_a_poll_waits",
+        "outbound/test_lane::test_the_mirror_takes_none_of_the_places_that_are_kept_while_a_poll_waits",
     ),
     Guard(
         "tests have a share of the lanes of receivers",

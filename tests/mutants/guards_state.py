@@ -1,4 +1,4 @@
-"""Guards of claims, quotas, clocks, files and secrets."""
+"""Guards of claims, quotas, clocks and files."""
 
 from __future__ import annotations
 
@@ -153,27 +153,5 @@ GUARDS = (
         "        slack_erasures.note(tx, posts, now)\n",
         "",
         "channels/slack/test_erased::test_the_message_and_the_reply_say_no_more_than_that",
-    ),
-    # Secrets
-    Guard(
-        "masked text is looked through once more",
-        "security/redaction.py",
-        "return masked if clean else MASK.encode()",
-        "return masked",
-        "security/test_redaction::test_no_secret_is_left_and_a_second_time_changes_nothing",
-    ),
-    Guard(
-        "escapes in JSON are read",
-        "security/redaction.py",
-        'if forms and b"\\\\" in text:',
-        "if False:",
-        "security/test_redaction::test_examples",
-    ),
-    Guard(
-        "sealed for an owner",
-        "security/vault.py",
-        "plain, owner.encode())",
-        'plain, b"")',
-        "attack/test_secrets::test_a_sealed_value_in_another_row_does_not_open",
     ),
 )

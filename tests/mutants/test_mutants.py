@@ -14,13 +14,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import guards_creates, guards_outbound, guards_state, guards_web
+from tests.mutants import (
+    guards_apps,
+    guards_connections,
+    guards_creates,
+    guards_outbound,
+    guards_secrets,
+    guards_state,
+    guards_web,
+)
 from tests.mutants.guard import Guard
-from tests.test_docs_security import NAMED
+from tests.test_docs_security import NAMED, threats
 
 ROOT = Path(__file__).parents[2]
 
-GUARDS = (*guards_outbound.GUARDS, *guards_web.GUARDS, *guards_creates.GUARDS, *guards_state.GUARDS)
+FILES = (
+    guards_apps,
+    guards_connections,
+    guards_creates,
+    guards_outbound,
+    guards_secrets,
+    guards_state,
+    guards_web,
+)
+GUARDS = tuple(guard for file in FILES for guard in file.GUARDS)
 
 PATIENCE = 900
 """Seconds that the tests of one guard may take on a busy machine."""
@@ -31,6 +48,11 @@ def test_each_guard_stands_once_in_its_file_and_its_test_in_the_page() -> None:
     assert missing == []
     assert [one.name for one in GUARDS if tuple(one.test.split("::")) not in NAMED] == []
     assert max(Counter(one.name for one in GUARDS).values()) == 1
+
+
+def test_of_each_threat_a_guard_can_be_taken_out() -> None:
+    fail = {guard.test for guard in GUARDS}
+    assert [threat for threat, _, tests in threats() if fail.isdisjoint(tests.strip("`").split("`, `"))] == []
 
 
 @pytest.fixture(scope="module")

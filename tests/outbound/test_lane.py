@@ -111,6 +111,19 @@ async def test_the_mirror_takes_no_place_while_a_poll_waits() -> None:
     assert await poll == 0
 
 
+@pytest.mark.anyio
+async def test_the_mirror_takes_none_of_the_places_that_are_kept_while_a_poll_waits() -> None:
+    lanes = Lanes(between_apps=True)
+    assert taken(lanes, HUNDRED, ALPHA) == 90
+    poll = asyncio.create_task(lanes.enter(LANE, HUNDRED, ALPHA))
+    await asyncio.sleep(0)
+    assert await lanes.enter(LANE, HUNDRED, BETAS_MIRROR) >= REFUSED_WAIT
+    assert lanes.take(LANE, HUNDRED, BETAS_MIRROR, time.monotonic()) >= REFUSED_WAIT, "once a lease has come"
+    assert await lanes.enter(LANE, HUNDRED, BETA) == 0, "a poll of another app"
+    done(lanes, ALPHA, time.monotonic())
+    assert await poll == 0
+
+
 async def order(lanes: Lanes, limit: Limit, first: Caller, callers: Sequence[Caller]) -> list[Caller]:
     """In which order these get the one place of a lane that `first` has."""
     got: list[Caller] = []

@@ -65,6 +65,7 @@ async def test_a_name_is_looked_up_once_for_all_who_ask(resolver: Resolver) -> N
     crowd = [ask(found, owner, "crowd.example", port) for port in (80, 443) for owner in "ab" for _ in range(10)]
     answers = await asyncio.gather(*crowd)
     assert answers == [[("127.0.0.1", 80)]] * 20 + [[("127.0.0.1", 443)]] * 20
+    assert await ask(found, "c", "crowd.example") == [("127.0.0.1", 80)], "who comes soon after"
     assert resolver.asked["crowd.example"] == 1
 
 

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def refused(client: httpx.AsyncClient, path: str, **headers: str) -> None:
-    answer = await client.get(path, headers=headers)
+    async with asyncio.timeout(10):  # a stream that is let in would go on
+        answer = await client.get(path, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
     assert int(answer.headers["retry-after"]) > 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -30,11 +31,16 @@ def test_a_dear_request_costs_as_many_tokens_and_never_more_than_the_bucket_hold
 @pytest.mark.anyio
 async def test_an_app_has_one_turn_at_a_time_and_others_do_not_wait_for_it() -> None:
     turns, done, go = HeavyRequests(), list[str](), asyncio.Event()
+    under_way, most = Counter[str](), Counter[str]()
 
     async def heavy(app: str) -> None:
         async with turns.one_at_a_time(app):
+            under_way[app] += 1
+            most[app] = max(most[app], under_way[app])
             if app == "greedy":
                 await go.wait()
+            await asyncio.sleep(0)
+            under_way[app] -= 1
             done.append(app)
 
     greedy = [asyncio.create_task(heavy("greedy")) for _ in range(5)]
@@ -44,6 +50,7 @@ async def test_an_app_has_one_turn_at_a_time_and_others_do_not_wait_for_it() -> 
     go.set()
     await asyncio.gather(*greedy)
     assert done == ["other", *["greedy"] * 5]
+    assert most == {"greedy": 1, "other": 1}
 
 
 @pytest.mark.anyio

@@ -70,6 +70,7 @@ async def test_lists_of_an_app_are_read_one_after_the_other(
     lists = api.relay.context.lists
     async with lists.one_at_a_time(api.app_id):
         waiting = [asyncio.create_task(api.http.get(path)) for _ in range(3)]
+        await until(lambda: asyncio.sleep(0, lists._lines[api.app_id].length == 4))
         assert (await stranger.http.get(path)).status_code == 200
         assert not any(task.done() for task in waiting)
     answers: list[httpx.Response] = await asyncio.gather(*waiting)

@@ -1,0 +1,151 @@
+"""Guards between apps, and of what an app may ask for or send through relay."""
+
+from __future__ import annotations
+
+from tests.mutants.guard import Guard
+
+GUARDS = (
+    # What an app may see and ask
+    Guard(
+        "a watch is its app's",
+        "store/watches.py",
+        "sa.select(watches.c.id).where(watches.c.id == watch_id, watches.c.app_id == app_id)",
+        "sa.select(watches.c.id).where(watches.c.id == watch_id)",
+        "attack/test_tenants::test_no_route_shows_or_changes_another_apps_rows",
+    ),
+    Guard(
+        "a delivery is its app's",
+        "store/deliveries.py",
+        "sa.select(deliveries).where(deliveries.c.id == delivery_id, deliveries.c.app_id == app_id)",
+        "sa.select(deliveries).where(deliveries.c.id == delivery_id)",
+        "attack/test_tenants::test_no_route_shows_or_changes_another_apps_rows",
+    ),
+    Guard(
+        "a replay of many is of an app's own",
+        "store/deliveries.py",
+        "chosen = [c.app_id == app_id, c.state == selection.state,",
+        "chosen = [c.state == selection.state,",
+        "attack/test_tenants::test_a_replay_of_many_is_of_ones_own",
+    ),
+    Guard(
+        "ids lead to no other address",
+        "model/task_ids.py",
+        "    if leads_elsewhere(task_id):\n",
+        "    if False:\n",
+        "web/api/test_watches::test_ids_that_no_query_could_carry_are_refused",
+    ),
+    Guard(
+        "bodies are strict JSON",
+        "web/bodies.py",
+        "        orjson.loads(body)  # strict: UTF-8, no NaN, no lone surrogates, nesting bounded\n",
+        "",
+        "web/test_errors::test_what_is_not_json_is_malformed",
+    ),
+    Guard(
+        "pages of other origins may not call",
+        "web/site.py",
+        "if origins := context.settings.cors_origins:",
+        'if origins := context.settings.cors_origins or ["*"]:',
+        "attack/test_limits::test_no_page_of_another_origin_may_call_unless_it_is_listed",
+    ),
+    # Creates
+    Guard(
+        "a create leads to no other path",
+        "providers/submit.py",
+        "    if found is None or leads_elsewhere(path):\n",
+        "    if found is None:\n",
+        "web/api/test_via::test_what_is_not_declared_is_not_there",
+    ),
+    Guard(
+        "headers of a create stop here in any writing",
+        "providers/passing.py",
+        'return name.lower().replace(b"_", b"-")',
+        "return name.lower()",
+        "web/api/test_via::test_headers_that_say_something_about_the_connection_or_the_caller_stop_here",
+    ),
+    Guard(
+        "headers that Connection names stop here",
+        "providers/passing.py",
+        '    named = (value for name, value in headers if _plain(name) == b"connection")\n',
+        "    named: list[bytes] = []\n",
+        "web/api/test_via::test_headers_that_say_something_about_the_connection_or_the_caller_stop_here",
+    ),
+    Guard(
+        "an upstream's answer says nothing for relay",
+        "providers/passing.py",
+        "        and not _plain(name).startswith(_NOT_BACK_BEGINS)\n",
+        "",
+        "web/api/test_via::test_of_the_answer_stops_what_is_not_the_upstreams_to_say",
+    ),
+    Guard(
+        "the deployment's key is for apps that are named",
+        "web/api/via.py",
+        '    if app.name in permitted or "*" in permitted:\n',
+        "    if True:\n",
+        "web/api/test_via::test_an_app_that_is_not_named_sends_with_its_own_key_only",
+    ),
+    Guard(
+        "a key is taken while its create is under way",
+        "store/submissions.py",
+        "current = sa.or_(c.key_until.is_(None), c.key_until >= now)",
+        "current = c.key_until >= now",
+        "web/api/test_via::test_while_the_first_is_under_way_and_when_its_caller_has_left",
+    ),
+    Guard(
+        "a caller that leaves takes no create along",
+        "submissions/submitting.py",
+        "return await asyncio.shield(self._track(self._submit(app_id, call)))",
+        "return await self._submit(app_id, call)",
+        "web/api/test_via::test_while_the_first_is_under_way_and_when_its_caller_has_left",
+    ),
+    Guard(
+        "a key of another request is no key of this one",
+        "submissions/submitting.py",
+        "        if holder.request_digest != key.request:\n",
+        "        if False:\n",
+        "web/api/test_via::test_the_same_request_gets_the_first_answer",
+    ),
+    Guard(
+        "the body of a create is bounded",
+        "web/api/via.py",
+        "BodyLimits(context.settings.max_submit, BODY_DEADLINE, BODY_PAUSE)",
+        "BodyLimits(1 << 40, BODY_DEADLINE, BODY_PAUSE)",
+        "web/api/test_via::test_bodies_are_bounded",
+    ),
+    # Slack
+    Guard(
+        "an app posts where it may",
+        "channels/slack/channel.py",
+        "if self._grants & permitted or (not self._grants and len(names) <= 1):",
+        "if self._grants or len(names) <= 1:",
+        "channels/slack/test_permissions::test_an_app_posts_where_it_may",
+    ),
+    Guard(
+        "of several apps none may post by default",
+        "channels/slack/channel.py",
+        "if self._grants & permitted or (not self._grants and len(names) <= 1):",
+        "if self._grants & permitted or not self._grants:",
+        "channels/slack/test_permissions::test_by_default_one_app_may_do_all_and_several_nothing_and_what_is_registered_stays",
+    ),
+    Guard(
+        "nobody in Slack may act by default",
+        "web/slack/handlers.py",
+        "or self._grants.get(person.team)\n",
+        "or self._grants.get(person.team, apps.DEFAULT)\n",
+        "web/slack/test_slack::test_by_default_nobody_may_act",
+    ),
+    Guard(
+        "what Slack did not sign is refused",
+        "web/slack/handlers.py",
+        "        if not genuine:\n",
+        "        if False:\n",
+        "web/slack/test_slack::test_what_slack_did_not_sign_is_refused",
+    ),
+    Guard(
+        "what Slack cannot have sent is not read",
+        "web/slack/handlers.py",
+        "    if not TIMESTAMP.fullmatch(timestamp) or not SIGNATURE.fullmatch(signature):\n",
+        "    if not TIMESTAMP.fullmatch(timestamp):\n",
+        "attack/test_resources::test_what_slack_cannot_have_sent_is_answered_before_its_body",
+    ),
+)

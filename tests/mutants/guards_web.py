@@ -135,8 +135,8 @@ GUARDS = (
     Guard(
         "a change is rendered once",
         "web/api/watch_changes.py",
-        '        watch.made["event"] = event\n',
-        "",
+        'made = watch.made["representation"] = Representation(',
+        "made = Representation(",
         "web/test_open_streams::test_a_change_is_rendered_once_for_all_its_streams",
     ),
     Guard(
@@ -209,6 +209,13 @@ GUARDS = (
         "web/http_limits.py",
         "            if self._overhead > MAX_HEAD:\n",
         "            if False:\n",
+        "attack/test_limits::test_a_head_of_32_kib_is_enough",
+    ),
+    Guard(
+        "the rest of a request has a deadline",
+        "web/http_limits.py",
+        "self._deadline = self.loop.call_later(seconds, self.refuse, _TOO_SLOW)",
+        "self._deadline = self.loop.call_later(3600.0, self.refuse, _TOO_SLOW)",
         "attack/test_limits::test_nothing_is_endless",
     ),
     Guard(

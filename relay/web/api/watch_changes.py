@@ -109,15 +109,10 @@ async def _events(context: Context, watch: StoredWatch, sent: int, key_hash: byt
 
 
 def _event(context: Context, watch: StoredWatch) -> bytes:
-    """Return the event about a change, made once for all streams that are handed the watch."""
-    event: bytes | None = watch.made.get("event")
-    if event is None:
-        state = State(watch.row.state)
-        name = "progress" if state is State.WATCHING else TERMINAL_EVENTS.get(state, f"task.{state}")
-        data = _represent(context, watch).json
-        event = b"id: %d\nevent: %s\ndata: %s\n\n" % (watch.row.changes, name.encode(), data)
-        watch.made["event"] = event
-    return event
+    """Return the event about a change."""
+    state = State(watch.row.state)
+    name = "progress" if state is State.WATCHING else TERMINAL_EVENTS.get(state, f"task.{state}")
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (watch.row.changes, name.encode(), _represent(context, watch).json)
 
 
 def _represent(context: Context, watch: StoredWatch) -> Representation:

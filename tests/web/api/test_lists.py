@@ -10,8 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from relay.channels.base import KEPT_ANSWER
-from relay.store import schema, watches
+from relay.model.delivery import Attempt, Outcome, Verdict
+from relay.store import attempts, schema, watches
 from relay.store.deliveries import LISTED_ANSWER, SHOWN_ATTEMPTS
+from relay.wiring import now
 from tests.support.parties import Receiver, Upstream, done, until
 from tests.web.callers import Caller
 
@@ -26,14 +28,16 @@ async def test_a_list_shows_the_beginning_of_the_last_answers_and_one_delivery_a
     (delivery,) = await until(lambda: relay.deliveries(watch_id=watch["id"], state="delivered"))
     assert delivery["attempt_count"] == 1
 
-    def try_often(tx: sa.Connection) -> None:
-        (row,) = tx.execute(sa.select(schema.attempts).where(schema.attempts.c.delivery_id == delivery["id"]))
-        more = [{**row._mapping, "number": number, "answer": b"\xff" * KEPT_ANSWER} for number in range(2, 26)]
-        more[-1]["answer"] = b"x" * LISTED_ANSWER
-        tx.execute(sa.insert(schema.attempts), more)
+    def try_often(tx: sa.Connection) -> int:
+        for number in range(2, 26):
+            text = b"x" * LISTED_ANSWER if number == 25 else b"\xff" * KEPT_ANSWER
+            attempt = Attempt(number, now(), 1, Outcome(Verdict.DELIVERED, answer=text))
+            attempts.add(tx, [(delivery["id"], attempt)])
         tx.execute(sa.update(schema.deliveries).where(schema.deliveries.c.id == delivery["id"]).values(attempts=25))
+        of_it = sa.select(sa.func.count()).where(schema.attempts.c.delivery_id == delivery["id"])
+        return int(tx.execute(of_it).scalar_one())
 
-    await relay.relay.db.run(try_often)
+    assert await relay.relay.db.run(try_often) == SHOWN_ATTEMPTS, "the older ones are deleted"
     (listed,) = await relay.deliveries(watch_id=watch["id"])
     one = (await relay.http.get(f"/v1/deliveries/{delivery['id']}")).json()
     for shown, long in ((listed, LISTED_ANSWER), (one, KEPT_ANSWER)):

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +118,11 @@ def test_a_mistake_is_told_and_writes_nothing(config: Path, tmp_path: Path) -> N
         CliRunner().invoke(cli, ["providers", "new", "x", "--answer", "/nowhere"], catch_exceptions=False)
     names = {file.name for file in (config / "providers").iterdir()}
     assert names == {file.name for file in (ROOT / "config/providers").iterdir()}
+
+
+def test_what_it_writes_is_nobody_elses(config: Path, tmp_path: Path) -> None:
+    answer = tmp_path / "done.json"
+    answer.write_text(json.dumps(DONE))
+    command = [sys.executable, "-m", "relay", "providers", "new", "my-video", "--answer", str(answer)]
+    subprocess.run(command, check=True, capture_output=True, umask=0o022)
+    assert stat.S_IMODE((config / "providers/my-video.toml").stat().st_mode) == 0o600

@@ -54,7 +54,7 @@ GUARDS = (
         "providers/submit.py",
         "    if found is None or leads_elsewhere(path):\n",
         "    if found is None:\n",
-        "web/api/test_via::test_what_is_not_declared_is_not_there",
+        "providers/test_submit::test_no_path_leads_elsewhere",
     ),
     Guard(
         "headers of a create stop here in any writing",
@@ -96,7 +96,7 @@ GUARDS = (
         "submissions/submitting.py",
         "return await asyncio.shield(self._track(self._submit(app_id, call)))",
         "return await self._submit(app_id, call)",
-        "web/api/test_via::test_while_the_first_is_under_way_and_when_its_caller_has_left",
+        "web/api/test_via::test_a_handler_that_is_cancelled_loses_no_create",
     ),
     Guard(
         "a key of another request is no key of this one",

@@ -176,11 +176,18 @@ GUARDS = (
         "outbound/test_lane::test_the_mirror_takes_none_of_the_places_that_are_kept_while_a_poll_waits",
     ),
     Guard(
-        "tests have a share of the lanes of receivers",
+        "tests have a share of a lane",
+        "outbound/lane.py",
+        "        if caller.kind in SHARES and not self._within_share(caller, now):\n",
+        "        if caller.kind is CallKind.MIRROR and not self._within_share(caller, now):\n",
+        "web/api/test_deliveries::test_few_tests_are_on_their_way_to_one_host_at_once",
+    ),
+    Guard(
+        "what does not wait has a share of all lanes of a process",
         "outbound/lanes.py",
         "            if self._shared[caller.kind] >= most or self._shared[caller] >= int(most * APP_SHARE):\n",
         "            if False:\n",
-        "web/api/test_deliveries::test_few_tests_are_on_their_way_to_one_host_at_once",
+        "outbound/test_lane::test_the_mirror_has_a_share_of_all_places_of_the_process",
     ),
     Guard(
         "last polls go first, in turns",

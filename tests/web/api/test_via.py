@@ -19,6 +19,8 @@ from relay.security.reseal import reseal
 from relay.security.vault import Vault
 from relay.store import Database, submissions
 from relay.submissions import submitting
+from relay.submissions.calls import CreateCall, Submitted
+from relay.submissions.submitting import Submissions
 from relay.web import http_limits
 from relay.web.api import via
 from relay.wiring import now
@@ -465,6 +467,44 @@ async def test_while_the_first_is_under_way_and_when_its_caller_has_left(relay: 
 
     replay = await until(answered)
     assert replay.headers["idempotent-replayed"] == "true"
+    assert len(maker.made) == 1
+
+
+async def test_a_handler_that_is_cancelled_loses_no_create(
+    relay: Deployment, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those are that still wait when the server has to end."""
+    go_on = asyncio.Event()
+    handlers: list[asyncio.Task[Any]] = []
+    submit = Submissions.submit
+
+    async def noted(self: Submissions, app_id: str, call: CreateCall) -> Submitted:
+        handler = asyncio.current_task()
+        assert handler is not None
+        handlers.append(handler)
+        return await submit(self, app_id, call)
+
+    async def slow(number: int) -> Response:
+        await go_on.wait()
+        return says({"id": f"slow-{new_key()}", "number": number})
+
+    async def cancelled() -> bool:
+        for handler in handlers if maker.made else ():
+            handler.get_loop().call_soon_threadsafe(handler.cancel)
+        return bool(handlers and handlers[0].done())
+
+    maker.answer = slow
+    key = {"Idempotency-Key": new_key()}
+    monkeypatch.setattr(Submissions, "submit", noted)
+    first = asyncio.create_task(relay.http.post(PATH, json=BODY, headers=key))
+    await until(cancelled)
+    go_on.set()
+    await asyncio.gather(first, return_exceptions=True)
+
+    async def answered() -> bool:
+        return (await relay.http.post(PATH, json=BODY, headers=key)).status_code == 200
+
+    await until(answered, within=20)
     assert len(maker.made) == 1
 
 

@@ -8,6 +8,7 @@ looks is the caller's business.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,16 +165,18 @@ class Actions:
         provider = self._provider(request)
         expires_in = self.expires_in(request, provider)
         now = self.clock()
+        expires_at = now + round(expires_in * 1000)
         cadence = provider.cadence(self.settings.poll_interval)
         key = (app_id, provider.name, request.task_id)
-        first_poll_at, late_at = self.learned.outlook(app_id, provider.name, cadence, request.late_after, now)
+        chance = None if provider.definition.bulk else random.random()  # noqa: S311 - it spreads queries
+        first_poll_at, late_at = self.learned.outlook(app_id, provider.name, cadence, request.late_after, now, chance)
         return Registration(
             *key,
             targets=tuple(self.targets.seal(app_id, target) for target in request.targets),
             metadata=request.metadata,
             upstream_key=self.vault.seal_text(request.upstream_key, upstream_key_owner(*key)),
-            first_poll_at=first_poll_at,
-            expires_at=now + round(expires_in * 1000),
+            first_poll_at=min(first_poll_at, expires_at),
+            expires_at=expires_at,
             traceparent=traceparent,
             upstream_base=provider.address if request.upstream_base and not provider.at_home else None,
             inline=self.vault.seal_text(request.inline, inline_owner(*key)),

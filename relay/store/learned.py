@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -109,15 +108,22 @@ class Learned:
         return merged(known for of_app in by_model.values() for _, known in of_app.values())
 
     def outlook(
-        self, app_id: str, provider: str, cadence: Cadence, late_after: int | str | None, now: Millis
+        self,
+        app_id: str,
+        provider: str,
+        cadence: Cadence,
+        late_after: int | str | None,
+        now: Millis,
+        chance: float | None,
     ) -> tuple[Millis, Millis | None]:
         """Return when to ask first about a task that is registered now, and when it is late.
 
         Args:
             late_after: seconds, or `P95`, of which nothing comes while too little is known; None for never.
+            chance: as `first_poll` takes it.
         """
         known = self.of(app_id, provider, None, cadence)
-        first = first_poll(cadence, now, random.random(), known.plan)  # noqa: S311
+        first = first_poll(cadence, now, chance, known.plan)
         seconds = known.usual(0.95) if late_after == P95 else late_after
         if seconds is None:
             return first, None

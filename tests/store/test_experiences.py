@@ -81,7 +81,7 @@ async def test_an_app_uses_its_own_ends_as_soon_as_it_has_enough(db: Database) -
     db.run_here(experiences.learn, [taught(one, seconds=300)] * 100, NOW)
     await learned.refresh()
     assert learned.of(mine, "p", None, CADENCE).plan is None, "one other app alone teaches nobody"
-    assert learned.outlook(mine, "p", CADENCE, P95, NOW)[1] is None
+    assert learned.outlook(mine, "p", CADENCE, P95, NOW, 0.5)[1] is None
     db.run_here(experiences.learn, [taught(other, seconds=100)] * 100, NOW)
     learned = Learned(db)
     await learned.refresh()
@@ -90,6 +90,6 @@ async def test_an_app_uses_its_own_ends_as_soon_as_it_has_enough(db: Database) -
     learned = Learned(db)
     await learned.refresh()
     assert learned.of(mine, "p", None, CADENCE).usual(0.95) == pytest.approx(20, rel=0.1)
-    assert learned.outlook(mine, "p", CADENCE, P95, NOW)[1] == pytest.approx(NOW + 20_000, abs=2000)
+    assert learned.outlook(mine, "p", CADENCE, P95, NOW, 0.5)[1] == pytest.approx(NOW + 20_000, abs=2000)
     assert learned.of(mine, "p", None, replace(CADENCE, learn=False)).plan is None
     assert learned.of(mine, "p", "never heard of", CADENCE).plan is None

@@ -109,6 +109,7 @@ async def test_a_deadline_of_ones_own_up_to_30_days(api: Caller, name: str) -> N
     for expires_in in (1, 60, 30 * 86400):
         watch = await api.register(f"{name}-{expires_in}", HOOK, expires_in=expires_in)
         assert seconds(watch["expires_at"], watch["created_at"]) == pytest.approx(expires_in, abs=1)
+        assert watch["next_poll_at"] <= watch["expires_at"], "the task is asked by then"
 
 
 # The same task again

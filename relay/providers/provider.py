@@ -14,10 +14,8 @@ from relay.errors import ConfigError, Invalid
 from relay.model.cadence import Cadence
 from relay.model.reading import TOO_LARGE, Kind, Reading
 from relay.model.times import Millis
-from relay.outbound.descriptors import NoRoom
 from relay.outbound.lane import Limit
 from relay.outbound.prepared import Exchanger
-from relay.outbound.transport import failure_class
 from relay.providers.addresses import QueryAddress
 from relay.providers.bulk import MISSING, SharedReading, unshared
 from relay.providers.credentials import Credential, flaw_of
@@ -26,7 +24,7 @@ from relay.providers.document import Answer
 from relay.providers.follow import FollowUp, NoFollowUp
 from relay.providers.hosts import Standing, Unaskable, address_of, standing
 from relay.providers.id_form import IdForm
-from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, MAX_TEMPLATES, QUERY, Messages
+from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, MAX_TEMPLATES, QUERY, Messages, failure_of
 from relay.providers.passing import KeyPlaces
 from relay.providers.placeholders import as_sent, as_text, filled, filled_url
 from relay.providers.reader import Reader, not_answered
@@ -248,10 +246,8 @@ class Provider:
             names = self._names_of(task_id)
             target = self._target_of(task_id, names)
             answer = await self._messages.send(key, QUERY, target, self._body_of(names), names, now)
-        except NoRoom:
-            raise
         except httpx.HTTPError as error:
-            failure = failure_class(error)
+            failure = failure_of(error)
             return not_answered(failure, f"no answer from {self.host}: {str(error) or failure}"), None
         return (answer, None) if isinstance(answer, Reading) else (self._read(answer, now), answer)
 
@@ -267,10 +263,8 @@ class Provider:
         try:
             target = as_sent(self.prefix + bulk.target(task_ids))
             answer = await self._messages.send(key, BULK, target, bulk.body(task_ids), {}, now)
-        except NoRoom:
-            raise
         except httpx.HTTPError as error:
-            failure = failure_class(error)
+            failure = failure_of(error)
             return SharedReading({}, not_answered(failure, f"no answer from {self.host}: {failure}"))
         if isinstance(answer, Reading):
             return SharedReading({}, answer)
@@ -309,10 +303,9 @@ class Provider:
             names = self._names_of(task_id)
             target = as_sent(self._follow_up.target(answer, names))
             second = await self._messages.send(key, FOLLOW_UP, target, b"", names, now)
-        except NoRoom:
-            raise
         except (httpx.HTTPError, NoFollowUp) as error:
-            log.warning("no result followed", provider=self.name, reason=str(error) or failure_class(error))
+            failure = failure_of(error)
+            log.warning("no result followed", provider=self.name, reason=str(error) or failure)
             return reading
         if isinstance(second, Reading):
             return reading

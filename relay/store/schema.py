@@ -36,6 +36,12 @@ metadata = MetaData(
     }
 )
 
+
+def partial_index(name: str, where: str, *columns: str) -> Index:
+    """Return an index of those rows only for which a condition holds."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 apps = Table(
     "apps",
     metadata,
@@ -123,31 +129,11 @@ watches = Table(
         sqlite_where=text("state <> 'cancelled'"),
         postgresql_where=text("state <> 'cancelled'"),
     ),
-    Index(
-        "ix_watches_due",
-        "next_poll_at",
-        sqlite_where=text("next_poll_at IS NOT NULL"),
-        postgresql_where=text("next_poll_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_watches_ended",
-        "ended_at",
-        sqlite_where=text("ended_at IS NOT NULL"),
-        postgresql_where=text("ended_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_watches_app_due",  # claims are fair: each app's due watches in their order
-        "app_id",
-        "next_poll_at",
-        sqlite_where=text("next_poll_at IS NOT NULL"),
-        postgresql_where=text("next_poll_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_watches_inline",  # few have no file whose name would lead to them
-        "task_id",
-        sqlite_where=text("inline IS NOT NULL"),
-        postgresql_where=text("inline IS NOT NULL"),
-    ),
+    partial_index("ix_watches_due", "next_poll_at IS NOT NULL", "next_poll_at"),
+    partial_index("ix_watches_ended", "ended_at IS NOT NULL", "ended_at"),
+    # Claims are fair: each app's due watches in their order.
+    partial_index("ix_watches_app_due", "next_poll_at IS NOT NULL", "app_id", "next_poll_at"),
+    partial_index("ix_watches_inline", "inline IS NOT NULL", "task_id"),  # no name of a file leads to them
     Index("ix_watches_app", "app_id", "id"),
     Index("ix_watches_app_state", "app_id", "state", "id"),
     Index("ix_watches_app_provider", "app_id", "provider", "state", "id"),
@@ -236,19 +222,8 @@ deliveries = Table(  # event × target: the outbox
     Column("lease", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
-    Index(
-        "ix_deliveries_due",
-        "next_attempt_at",
-        sqlite_where=text("next_attempt_at IS NOT NULL"),
-        postgresql_where=text("next_attempt_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_deliveries_held_at",
-        "place",
-        "id",
-        sqlite_where=text("state = 'held'"),
-        postgresql_where=text("state = 'held'"),
-    ),
+    partial_index("ix_deliveries_due", "next_attempt_at IS NOT NULL", "next_attempt_at"),
+    partial_index("ix_deliveries_held_at", "state = 'held'", "place", "id"),
     Index("ix_deliveries_app", "app_id", "id"),
     Index("ix_deliveries_app_state", "app_id", "state", "id"),
     Index("ix_deliveries_of_watch", "watch_id", "id"),
@@ -296,18 +271,8 @@ messages = Table(  # living Slack messages: one per watch and channel, posted at
     Column("edit_at", BigInteger),  # when it is due, or when its lease runs out; null while nothing is new
     Column("lease", Text),
     UniqueConstraint("watch_id", "place"),
-    Index(
-        "ix_messages_due",
-        "edit_at",
-        sqlite_where=text("edit_at IS NOT NULL"),
-        postgresql_where=text("edit_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_messages_living",
-        "watch_id",
-        sqlite_where=text(LIVING),
-        postgresql_where=text(LIVING),
-    ),
+    partial_index("ix_messages_due", "edit_at IS NOT NULL", "edit_at"),
+    partial_index("ix_messages_living", LIVING, "watch_id"),
 )
 
 erased_messages = Table(  # Slack messages of erased watches, until each is edited to say no more than that

@@ -78,20 +78,6 @@ GUARDS = (
         "web/api/test_via::test_of_the_answer_stops_what_is_not_the_upstreams_to_say",
     ),
     Guard(
-        "the deployment's key is for apps that are named",
-        "web/api/via.py",
-        '    if app.name in permitted or "*" in permitted:\n',
-        "    if True:\n",
-        "web/api/test_via::test_an_app_that_is_not_named_sends_with_its_own_key_only",
-    ),
-    Guard(
-        "a key is taken while its create is under way",
-        "store/submissions.py",
-        "current = sa.or_(c.key_until.is_(None), c.key_until >= now)",
-        "current = c.key_until >= now",
-        "web/api/test_via::test_while_the_first_is_under_way_and_when_its_caller_has_left",
-    ),
-    Guard(
         "a caller that leaves takes no create along",
         "submissions/submitting.py",
         "return await asyncio.shield(self._track(self._submit(app_id, call)))",
@@ -147,5 +133,19 @@ GUARDS = (
         "    if not TIMESTAMP.fullmatch(timestamp) or not SIGNATURE.fullmatch(signature):\n",
         "    if not TIMESTAMP.fullmatch(timestamp):\n",
         "attack/test_resources::test_what_slack_cannot_have_sent_is_answered_before_its_body",
+    ),
+    Guard(
+        "no inline definition asks more often than the floor",
+        "providers/inline.py",
+        "replace(instead, floor=max(instead.floor, CADENCE.floor))",
+        "instead",
+        "flow/test_inline::test_the_floor_holds_whatever_the_interval_is",
+    ),
+    Guard(
+        "a forged callback wakes nothing",
+        "security/callback_tokens.py",
+        "return watch_id if any(good) else None",
+        "return watch_id",
+        "web/api/test_callbacks::test_forged_and_unknown_tokens_are_404_and_ask_nothing",
     ),
 )

@@ -1,6 +1,6 @@
 """Long work in slices: between two of them the event loop serves the others of this process.
 
-One request may ask for ten thousand things. Without slices, nobody else would be answered until the last of them.
+One request may ask for ten thousand things. Without slices, no one else would be answered until the last of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the operator is told: RELAY_ALERTS as targets, and the app that alerts belong to."""
+"""Where the operator is notified: RELAY_ALERTS as targets, and the app that alerts belong to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def declare_alerts(db: Database, vault: Vault, settings: Settings, targets: Targ
             return
         app_id = new_id("app")
         sealed = app_keys.sealed(vault, app_id, app_keys.rotated([], _alert_secret(settings), at, app_keys.OVERLAP))
-        key_hash = app_keys.hash_key(secrets.token_urlsafe(32))  # nobody has it
+        key_hash = app_keys.hash_key(secrets.token_urlsafe(32))  # no one has it
         try:
             db.run_here(apps.create, app_id, alerts.APP, key_hash, sealed, at)
         except Conflict:  # with a process that started at the same moment

@@ -149,7 +149,7 @@ class Sender:
     def _secrets_are_read(self, app_id: str, task: asyncio.Task[list[app_keys.Secret]]) -> None:
         del self._reading[app_id]
         if not task.cancelled():
-            task.exception()  # it is raised where somebody waits; who does not wait asks again
+            task.exception()  # raised for those that wait; others ask again
 
     async def _read_secrets(self, app_id: str) -> list[app_keys.Secret]:
         now = self._clock()

@@ -99,7 +99,7 @@ class Targets:
 
         Args:
             pointer: where in the request it stands.
-            app_id: the app that must be permitted to have it; None if somebody else answers for that.
+            app_id: the app that must be permitted to have it; None if the caller has seen to that.
 
         Raises:
             Invalid: with the field that is wrong and what to do.

@@ -115,7 +115,7 @@ def _options(
 def main() -> None:
     """Run the command `relay`. The exit code is 0 for success, 1 for failure, 2 for wrong usage."""
     make_streams_writable()
-    os.umask(0o077)  # what relay writes is nobody else's
+    os.umask(0o077)  # what relay writes is for its own user only
     try:
         try:
             cli()

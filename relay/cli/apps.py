@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 AppName = Annotated[str, typer.Argument(help="An app that 'relay apps list' shows.")]
 
 STOPPED_AT_ONCE = 500
-"""Watches that are stopped in one transaction, so that nobody waits long for the database."""
+"""Watches that are stopped in one transaction, so that no one waits long for the database."""
 
 
 def create(

@@ -76,11 +76,11 @@ class Lease:
     usable: int = 0
 
     def places_held(self, now: Millis) -> int:
-        """Return how many places nobody else may have."""
+        """Return how many places no other process may have."""
         return self.places if now < self.until + LONGEST_CALL else 0
 
     def starts_held(self, now: Millis, echo: Millis) -> int:
-        """Return how many units of the rate nobody else may have."""
+        """Return how many units of the rate no other process may have."""
         before = self.starts_before if now < self.until_before else 0
         return max(before, self.starts if now < self.until + echo else 0)
 

@@ -89,7 +89,7 @@ class Connector:
             origin.host.encode("idna")  # the proxy looks it up, but TLS wants it so too
         except UnicodeError as error:
             raise _unresolved(origin.host, error) from None
-        protocol = protocol_factory()  # before there is a socket, which nobody would close if this raised
+        protocol = protocol_factory()  # before there is a socket, which no one would close if this raised
         reached = await self._reach(via)
         tls = self._tls if origin.tls else None
         name = origin.host.rstrip(".") if origin.tls else None

@@ -38,7 +38,7 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        # As in asyncio.timeout: where somebody else has cancelled the task as well, that goes on.
+        # As in asyncio.timeout: where something else has cancelled the task as well, that goes on.
         if self._over and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
             raise TimeoutError from error
 

@@ -259,7 +259,7 @@ class Lane:
         return self.lease is None or self.lease.holds(now)
 
     def opens_in(self, now: float) -> float:
-        """Return the seconds until the next call may start, whoever makes it: for pause and rate alone."""
+        """Return the seconds until the next call may start, of any caller: for pause and rate alone."""
         if now >= self.pause.until and now >= self.next_start - CATCH_UP:
             return 0.0
         return max(self.pause.until - now, self.next_start - CATCH_UP - now)
@@ -331,7 +331,7 @@ class Lane:
 
         Args:
             earliest: when the first of them may have a turn.
-            longest: seconds after that which nobody has to wait for.
+            longest: seconds after that which no caller has to wait for.
         """
         self.turns = {name: turn for name, turn in self.turns.items() if turn > now}
         step = self.pace * len(self.turns.keys() | {app})

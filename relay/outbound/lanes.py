@@ -32,7 +32,7 @@ LONGEST_WAIT = 15.0
 
 ROOM_WAIT = 0.2
 """Seconds after which a caller for whom the process has no room should ask again, at least. Some of those that have
-room must go first, and whoever asks before that only makes work."""
+room must go first, and a caller that asks before that only makes work."""
 
 REFUSED_WAIT = 1.0
 """Seconds after which a caller that may not wait should ask again, at least."""
@@ -119,7 +119,7 @@ class Lanes:
     def take(self, key: Hashable, limit: Limit, caller: Caller, now: float) -> float:
         """Return 0 if a call may start now, which then counts until `done`, else the seconds until the next try.
 
-        Nobody gets in beside those that wait.
+        No caller gets in before those that wait.
         """
         lane = self._lane(key, limit, now)
         if lane.waiting or not self._startable(lane, caller, now):
@@ -181,7 +181,7 @@ class Lanes:
             self._crowd = max(1000, 2 * len(self._lanes))
 
     def _startable(self, lane: Lane, caller: Caller, now: float) -> bool:
-        """Return whether a call may start now, as far as nobody waits."""
+        """Return whether a call may start now, as far as no one waits."""
         if not lane.holds(now) or lane.opens_in(now) or not lane.has_place(caller, now):
             return False
         return self._room(lane, caller)

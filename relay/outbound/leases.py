@@ -76,7 +76,7 @@ class Leases:
         return {key for key, lane in self._lanes if lane.lease is not None and lane.lease.until > 0}
 
     async def _renew(self, keys: Iterable[Hashable]) -> None:
-        """Renew the leases of some lanes, or give them back if nobody uses them."""
+        """Renew the leases of some lanes, or give them back if no one uses them."""
         leased = [(key, lane, lane.lease) for key, lane in self._lanes if key in keys and lane.lease is not None]
         for start in range(0, len(leased), TOGETHER):
             some = leased[start : start + TOGETHER]

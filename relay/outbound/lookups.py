@@ -1,7 +1,7 @@
 """Lookups of names. One that is not answered takes its thread for half a minute, whoever has asked.
 
 So those of upstreams, of Slack, of receivers and of registrations have threads of their own each, an app has its share
-of them, and what nobody waits for any more is not looked up.
+of them, and a name that no one waits for any more is not looked up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Something that has an end, shared: threads, connections, memory. Nobody's share leaves the others without any.
+"""Something that has an end, shared: threads, connections, memory. No owner's share leaves the others without any.
 
 An owner is an app, or whatever else must not be hindered by its neighbours. An owner alone may have half of everything,
 and each further one half of what the others leave. So there is always some left for one who comes new. Where several
@@ -118,7 +118,7 @@ class Shares:
                 if self.room(owner) > 0 and self._leaves_some(owner, app):
                     queue = self._waiting.pop((owner, app))
                     turn = queue.popleft()
-                    if not turn.done():  # else whoever waited has just given up
+                    if not turn.done():  # else the caller that waited has just given up
                         turn.set_result(None)
                         self._count(owner, app, 1)
                     handed = True

@@ -54,7 +54,7 @@ def redact(text: bytes, forms: Sequence[bytes]) -> bytes:
         return text
     try:
         return _redacted(text, forms)
-    except orjson.JSONEncodeError:  # It reads deeper nesting than it writes: nobody can say what is in there.
+    except orjson.JSONEncodeError:  # It reads deeper nesting than it writes: no one can say what is in there.
         return MASK.encode()
 
 

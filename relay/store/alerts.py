@@ -22,7 +22,7 @@ from relay.store.shared_schema import troubles
 from relay.store.telling import Told, tell
 
 APP = "relay-alerts"
-"""The name of the app that alerts belong to. It calls nobody, and counts as none of those that do."""
+"""The name of the app that alerts belong to. It makes no calls, and counts as none of those that do."""
 
 EVERY: Millis = 3_600_000
 """Milliseconds between two alerts that the same subject has got into trouble, at least."""

@@ -26,7 +26,7 @@ class AnsweredSubmission:
 
     Attributes:
         registration: of the watch; None where nothing can be watched.
-        answer: sealed; None where nobody can ask for it again.
+        answer: sealed; None where no one can ask for it again.
         key_until: when the key is free again; None while it stays taken.
     """
 

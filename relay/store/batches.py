@@ -75,7 +75,7 @@ class Batcher(Generic[ItemT, AnswerT]):
             self._refuse(self._lost(), error)
 
     def _lost(self) -> list[tuple[ItemT, asyncio.Future[AnswerT]]]:
-        """Return what waits, and forget it: nobody may wait for what will not come."""
+        """Return what waits, and forget it: no one may wait for what will not come."""
         lost, self._waiting = self._waiting, []
         return lost
 

@@ -24,7 +24,7 @@ class Census:
         watches: by (provider, state).
         deliveries: by state.
         violations: rows that violate an invariant.
-        unknown: create calls of which nobody knows what became of them.
+        unknown: create calls whose outcome is unknown.
     """
 
     watches: Counter[tuple[str, str]] = field(default_factory=Counter)

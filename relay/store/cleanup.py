@@ -99,7 +99,7 @@ def shrink(tx: sa.Connection) -> None:
 def empty_log(tx: sa.Connection) -> bool:
     """Empty the log of a SQLite file (WAL), which still holds what was erased. Return whether it is empty.
 
-    While somebody reads from it, it cannot be emptied, and the next call does it. PostgreSQL's log is not ours.
+    While another connection reads it, it cannot be emptied, and the next call does that. PostgreSQL's log is not ours.
     """
     if tx.dialect.name != "sqlite":
         return True

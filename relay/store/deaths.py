@@ -2,8 +2,8 @@
 
 An exception is an outcome of a claim; a process that is killed, by a fault of native code or for its memory, leaves
 none. Its rows come due again at once, and the one that kills would kill every process that comes, and take the work
-beside it along. So whoever buries a process marks its rows. The marks stand where the lease was, the next claim takes
-them over into its own lease, and every save, which ends the lease, ends them too: no poll costs more for it.
+beside it along. So the process that buries another one marks its rows. The marks stand where the lease was, the next
+claim takes them over into its own lease, and every save, which ends the lease, ends them: no poll costs more for it.
 
 The first death may be an accident: the rows are claimed again at once. After another one they come due one by one, so
 that the work that died beside the row that kills is done between its deaths. After `MOST` the claim is a fault.

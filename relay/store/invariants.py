@@ -56,7 +56,7 @@ def find_faults(tx: sa.Connection) -> list[Violation]:
 
 
 def find_orphans(tx: sa.Connection, providers: Collection[str], *, inline: bool) -> list[Violation]:
-    """Find the watches under way that nobody can ask about: their provider has no file, or may not be inline, any more.
+    """Find the watches under way that no process can ask about: without a file, or inline where that is off.
 
     Args:
         providers: those that have a file.

@@ -18,7 +18,7 @@ from relay.store.processes import SERVER_TIME
 from relay.store.shared_schema import lane_leases, lanes
 
 OLD: Millis = 3_600_000
-"""How long leases and lanes are kept that nobody renews: a start of the slowest lane counts for less."""
+"""How long leases and lanes are kept that no one renews: a start of the slowest lane counts for less."""
 
 COLUMNS = [field.name for field in fields(Lease) if field.name != "usable"]
 
@@ -77,7 +77,7 @@ def _pause(tx: sa.Connection, pauses: dict[str, Millis]) -> None:
 
 
 def forget(tx: sa.Connection, now: Millis) -> None:
-    """Delete the leases that have been over for long, and the lanes that nobody uses."""
+    """Delete the leases that have been over for long, and the lanes that no one uses."""
     tx.execute(sa.delete(lane_leases).where(lane_leases.c.until < now - OLD))
     used = sa.exists().where(lane_leases.c.lane == lanes.c.lane)
     tx.execute(sa.delete(lanes).where(lanes.c.paused_until < now - OLD, ~used))

@@ -77,7 +77,7 @@ def upgrade(tx: sa.Connection) -> bool:
     if server:
         postgresql.check_may_create(tx)
         missing = reversed(list(_scripts().iterate_revisions("head", _present(tx) or "base")))
-        # The last query keeps its snapshot until the next one, and whoever makes an index concurrently waits for it.
+        # The last query keeps its snapshot until the next one, and those that create an index concurrently wait for it.
         tx.exec_driver_sql("SELECT 1")
         for script in missing:
             _migrate_beside(tx.engine, script)

@@ -50,7 +50,7 @@ def note(tx: sa.Connection, posts: Iterable[tuple[str, str]], now: Millis) -> No
 
 
 def due(tx: sa.Connection, now: Millis, most: int) -> dict[str, int]:
-    """Return how many messages are due, counted up to `most`. Of whose app they were, nobody knows any more."""
+    """Return how many messages are due, counted up to `most`. Of which app they were, no one knows any more."""
     return due_of_any_app(tx, erased_messages.c.edit_at, now, most)
 
 

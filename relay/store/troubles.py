@@ -53,7 +53,7 @@ def over(tx: sa.Connection, subjects: Collection[str], now: Millis) -> None:
 
 
 def forget(tx: sa.Connection, subjects: Collection[str]) -> None:
-    """Delete the troubles of what is not kept any more, and tell nobody of an end."""
+    """Delete the troubles of what is not kept any more, and notify no one of an end."""
     tx.execute(sa.delete(troubles).where(troubles.c.subject.in_(subjects)))
 
 

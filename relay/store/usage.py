@@ -58,7 +58,7 @@ class Used:
 
 
 def lock(tx: sa.Connection, app_ids: Collection[str]) -> dict[str, Used]:
-    """Return what apps have, which nobody else changes before this transaction ends.
+    """Return what apps have, which no other transaction changes before this one ends.
 
     Call it when the rows of `watches` are locked, and before any is added or deleted: all transactions lock in this
     order, and apps in the order of their ids.

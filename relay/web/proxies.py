@@ -1,4 +1,4 @@
-"""Proxies before relay: whether there is one that nobody has told relay about."""
+"""Proxies before relay: whether there is one that relay was not told about."""
 
 from __future__ import annotations
 

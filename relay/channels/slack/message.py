@@ -233,7 +233,7 @@ _WELL_AGAIN = {
 
 
 def _alert(kind: EventType, data: Data) -> _Story:
-    """Return what the operator is told: what is wrong and what to look at, or that it is over."""
+    """Return what the operator reads: what is wrong and what to look at, or that it is over."""
     message = words.shown(data.get("message"), REASON)
     if data.get("state") == "well":
         return _Story(":white_check_mark:", _WELL_AGAIN[kind], "", reason=message)

@@ -45,7 +45,7 @@ def not_allowed(team: str, user: str) -> str:
 
 
 def failure(error: RelayError) -> str:
-    """Say what went wrong, without where in a request that was: nobody here wrote one."""
+    """Say what went wrong, without where in a request that was: no one here wrote one."""
     if isinstance(error, StoreUnavailable):
         return ":warning: relay's database does not answer; try again in a moment."
     what = "; ".join(_plainly(field) for field in error.errors) or error.detail

@@ -256,6 +256,8 @@ NOT_FROM_THE_CODE = {
     "README.md": ["kills a random process every 2 s"],
     "docs/add-a-provider.md": ["forgotten after 24 hours"],
     "docs/dashboard.md": ["the last 24 hours"],
+    "docs/deploy/container.md": ["kills after 10 s by default", "`--stop-timeout 30`", "Kubernetes waits 30 s"],
+    "docs/deploy/variables.md": ["idle connections for more than 90 s"],
     "docs/lifecycle.md": [
         "a progress below 100 %",
         "a progress of 100 %",

@@ -102,6 +102,7 @@ def retry(
     if as_json:
         print_json(answer)
     elif dead:
-        console.print(f"{answer['retried']} deliveries are sent again.")
+        count = answer["retried"]
+        console.print("1 delivery is sent again." if count == 1 else f"{count} deliveries are sent again.")
     else:
         console.print(f"{answer['event']} is sent to {answer['host']} again.")

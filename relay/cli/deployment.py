@@ -48,7 +48,7 @@ def migrate_(as_json: JsonOption = False) -> None:
 def config(as_json: JsonOption = False) -> None:
     """Print what is configured, and where each value comes from.
 
-    Secrets are masked. With --json, durations are seconds.
+    Secrets are masked. With --json, durations are seconds and sizes bytes.
 
     Example: relay config
 
@@ -73,7 +73,7 @@ def config(as_json: JsonOption = False) -> None:
 
 def _in_words(settings: Settings, variable: str, value: Any, **origin: str) -> tuple[str, str, str]:
     """Return a row as people read it: as the file would say it, and with the name of the file that says it."""
-    from relay.settings.types import in_words, is_duration
+    from relay.settings.types import in_words, is_duration, is_size, size_in_words
 
     source = origin["from"]
     options = {field.alias: field for field in type(settings).model_fields.values()}
@@ -87,6 +87,8 @@ def _in_words(settings: Settings, variable: str, value: Any, **origin: str) -> t
         value = str(value).lower()
     elif variable in options and is_duration(options[variable]):
         value = in_words(value)
+    elif variable in options and is_size(options[variable]):
+        value = size_in_words(value)
     return variable, "" if value is None else str(value), source
 
 
@@ -153,7 +155,7 @@ def _masked(settings: Settings, name: str) -> object:
     if isinstance(value, list | tuple | frozenset):
         return ",".join(in_words(item) if isinstance(item, float | int) else str(item) for item in value)
     if name == "poll_interval" and value:
-        return f"{value.first:g}-{value.steady:g}"
+        return f"{value.first:g}" if value.first == value.steady else f"{value.first:g}-{value.steady:g}"
     if value is None or isinstance(value, bool | int | float):
         return value
     return _mask_user(str(value)) if value not in ((), "") else None

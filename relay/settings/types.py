@@ -45,6 +45,19 @@ def is_duration(field: FieldInfo) -> bool:
     return any(isinstance(kind, BeforeValidator) and kind.func is duration for kind in field.metadata)
 
 
+def size_in_words(size: int) -> str:
+    """Return how a size is written in the file: `32 MiB`, `500 kB`, `4096`."""
+    for unit in ("MiB", "MB", "KiB", "kB"):
+        if size % SIZES[unit.lower()] == 0:
+            return f"{size // SIZES[unit.lower()]} {unit}"
+    return str(size)
+
+
+def is_size(field: FieldInfo) -> bool:
+    """Return whether an option is a size in bytes."""
+    return any(isinstance(kind, BeforeValidator) and kind.func is size for kind in field.metadata)
+
+
 def size(value: object) -> object:
     """Return the bytes that `4096`, `500 kB` or `8 MiB` says."""
     _no_boolean(value)

@@ -13,7 +13,7 @@ from relay.errors import ConfigError
 from relay.model.cadence import Cadence
 from relay.settings.options import Settings
 from relay.settings.sources import load
-from relay.settings.types import duration, in_words, is_duration
+from relay.settings.types import duration, in_words, is_duration, is_size, size, size_in_words
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED = (ROOT / "config/relay.toml").read_text("utf-8")
@@ -441,6 +441,16 @@ def test_a_duration_is_written_as_the_file_writes_it(folder: Path) -> None:
     documented = dict(re.findall(r'^# (\w+) = "(\d+[smhd])"', DOCUMENTED, re.MULTILINE))
     assert {name: in_words(seconds) for name, seconds in durations.items()} == documented
     assert ",".join(map(in_words, settings.retry_schedule)) in DOCUMENTED
+    sizes = {name: getattr(settings, name) for name, field in OPTIONS.items() if is_size(field)}
+    assert {name: size_in_words(value) for name, value in sizes.items()} == {"max_submit": "32 MiB"}
+    assert [size_in_words(value) for value in (1, 1024, 4095, 500_000, 8 << 20)] == [
+        "1",
+        "1 KiB",
+        "4095",
+        "500 kB",
+        "8 MiB",
+    ]
+    assert [size(size_in_words(value)) for value in (1, 4095, 500_000, 10**6)] == [1, 4095, 500_000, 10**6]
     assert [in_words(seconds) for seconds in (0, 0.5, 61, 90 * 60, 86400, 2 * 86400)] == [
         *("0s", "0.5s", "61s"),
         *("90m", "24h", "2d"),

@@ -63,7 +63,7 @@ def show(
 
     Example: relay providers show assemblyai
 
-    Reads RELAY_CONFIG, NAME_BASE_URL and NAME_API_KEY.
+    Reads RELAY_CONFIG, DATABASE_URL, NAME_BASE_URL and NAME_API_KEY.
     """
     from rich.table import Table
 

@@ -217,13 +217,17 @@ def _cancel(tx: sa.Connection, chosen: sa.ColumnElement[bool], now: Millis, said
         state=State.CANCELLED, next_poll_at=None, lease=None, estimated_end=None, ended_at=now, changes=c.changes + 1
     )
     shown = (c.id, c.changes, c.state, c.upstream_status, c.progress)
-    of_lesson = (c.app_id, c.provider, c.model, c.created_at, c.last_poll_at)
+    of_lesson = (c.app_id, c.provider, c.model, c.created_at, c.last_poll_at, c.inline)
     stopped = list(tx.execute(change.returning(*shown, *of_lesson)))
     if not stopped:
         return 0
     names = ("watch_id", "number", "state", "upstream_status", "progress")
     tx.execute(sa.insert(changes), [dict(zip(names, row, strict=False)) | {"at": now} for row in stopped])
-    experiences.learn(tx, [_still_running(row) for row in stopped if row.upstream_status and row.last_poll_at], now)
+    experiences.learn(
+        tx,
+        [_still_running(row) for row in stopped if row.upstream_status and row.last_poll_at and row.inline is None],
+        now,
+    )
     ids = [row.id for row in stopped]
     slack_messages.changed(tx, ids, now, at_once=True, said=said)
     announce_changes(tx, ids)

@@ -135,7 +135,7 @@ class Poller(ClaimLoop[polling.PollClaim]):
         kind = CallKind.LAST if self._clock() >= claim.watch.expires_at else CallKind.POLL
         if kind is CallKind.POLL and claim.woken_from is not None and self._clock() < claim.woken_from:
             kind = CallKind.WAKE
-        lane = provider.lane(key)
+        lane = provider.lanes(key, claim.app_id)[0][0]
         ready_at = self._clock()
         alone = claim.watch.error is not None and claim.watch.error["code"] in ASKED_ALONE
         query = await self._upstreams.poll(provider, claim.task_id, key, Caller(kind, claim.app_id), alone=alone)

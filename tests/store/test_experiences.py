@@ -4,11 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
-from relay.model.cadence import Cadence
+from relay.model.cadence import Cadence, first_poll
 from relay.model.experience import ENOUGH, Lesson
 from relay.model.watch import State
-from relay.store import Database, experiences, polling, watches
+from relay.store import Database, experiences, polling, schema, watches
 from relay.store.experiences import MAX_MODELS, Taught
 from relay.store.learned import P95, Learned
 from tests.support import rows
@@ -60,13 +61,21 @@ def test_the_transaction_of_the_end_learns_and_of_a_lost_lease_nothing(db: Datab
     assert counts(db) == {(app, "m"): 1}
 
 
+def set_inline(tx: sa.Connection, watch_id: str) -> None:
+    """Makes a watch one of an inline definition that has been asked about."""
+    fields = {"inline": b"sealed", "upstream_status": "pending", "last_poll_at": NOW}
+    tx.execute(sa.update(schema.watches).where(schema.watches.c.id == watch_id).values(fields))
+
+
 def test_a_stopped_task_counts_as_longer_if_it_was_seen(db: Database) -> None:
     app = rows.app(db)
     unseen, seen = rows.watch(db, app, "unseen"), rows.watch(db, app, "seen")
     (claim,) = [claim for claim in rows.claim(db) if claim.id == seen]
     after = claim.watch._replace(upstream_status="pending", polls=1)
     db.run_here(polling.save, [polling.Polled(claim, after, NOW + 40_000, NOW + 50_000, changed=True)])
-    for watch_id in (unseen, seen):
+    inline = rows.watch(db, app, "inline")
+    db.run_here(set_inline, inline)
+    for watch_id in (unseen, seen, inline):
         assert db.run_here(watches.cancel, app, watch_id, NOW + 60_000)
     ((_, _, known),) = db.run_here(experiences.changed_since, 0)
     assert sum(known.durations.running.values()) == pytest.approx(1)
@@ -92,4 +101,5 @@ async def test_an_app_uses_its_own_ends_as_soon_as_it_has_enough(db: Database) -
     assert learned.of(mine, "p", None, CADENCE).usual(0.95) == pytest.approx(20, rel=0.1)
     assert learned.outlook(mine, "p", CADENCE, P95, NOW, 0.5)[1] == pytest.approx(NOW + 20_000, abs=2000)
     assert learned.of(mine, "p", None, replace(CADENCE, learn=False)).plan is None
+    assert learned.outlook(mine, "p", CADENCE, None, NOW, None)[0] == first_poll(CADENCE, NOW, None), "shares queries"
     assert learned.of(mine, "p", "never heard of", CADENCE).plan is None

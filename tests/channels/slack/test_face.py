@@ -127,6 +127,15 @@ def test_what_the_blocks_say_the_text_says_too() -> None:
         assert word in text
 
 
+def test_a_late_task_is_said_to_take_longer_and_how_long_it_may_still_take() -> None:
+    shown = face(living(late_told_at=NOW - 1000, estimated_end=NOW + 40_000), NOW, Look())
+    assert "It is taking longer than usual." in shown.text
+    assert "about 40 s left" in shown.text
+    assert "longer than usual" not in face(living(), NOW, Look()).text
+    ended = living(late_told_at=NOW - 1000, state="completed", end={"type": "task.completed", "data": {}})
+    assert "longer than usual" not in face(ended, NOW, Look()).text
+
+
 def test_a_message_has_the_noun_of_the_provider() -> None:
     look = Look(noun_of={"assemblyai": "Transcription"}.__getitem__)
     assert face(living(provider="assemblyai"), NOW, look).text.startswith("Transcription under way: ")

@@ -481,9 +481,10 @@ async def test_a_target_without_a_living_message_is_somebody_elses_business(scen
     assert await scene.living.tell(target, "#renders", "task.progress") is None
 
 
-async def test_progress_events_are_shown_by_the_message(scene: Scene) -> None:
+@pytest.mark.parametrize("kind", ["task.progress", "task.late"])
+async def test_what_goes_on_is_shown_by_the_message(scene: Scene, kind: str) -> None:
     target = scene.register()
-    outcome = await scene.living.tell(target, "#renders", "task.progress")
+    outcome = await scene.living.tell(target, "#renders", kind)
     assert outcome is not None
     assert (outcome.verdict, scene.slack.calls) == (Verdict.DELIVERED, [])
 

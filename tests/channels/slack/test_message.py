@@ -458,6 +458,7 @@ def test_what_matters_is_in_the_text_even_then() -> None:
         ("task.expired", "Transcription not finished in time"),
         ("task.lost", "Transcription lost"),
         ("task.progress", "Transcription under way"),
+        ("task.late", "Transcription is taking longer than usual"),
     ],
 )
 def test_the_headline_has_the_noun_of_the_provider(kind: str, headline: str) -> None:

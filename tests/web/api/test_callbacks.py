@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
+from relay.model.experience import figures
 from relay.security.callback_tokens import masked
+from relay.store import experiences
 from tests.support import parties
 from tests.support.deployment import Deployment, deployment, environment
 from tests.support.maker import Maker, always, making
 from tests.support.maker import says as maker_says
-from tests.support.parties import done, says, until
+from tests.support.parties import Answer, done, says, until
 from tests.support.processes import CONFIG
 from tests.web.conftest import NewDatabase
 
@@ -31,7 +33,11 @@ anyio = pytest.mark.anyio
 async def slow(new_database: NewDatabase, upstream: parties.Upstream) -> AsyncIterator[Deployment]:
     """A relay that asks about nothing for half a minute, unless something wakes it."""
     environ = environment(
-        new_database(), UNIFIED_VIDEO_BASE_URL=upstream.url, RELAY_BASE_URL=BASE, RELAY_POLL_INTERVAL="60"
+        new_database(),
+        UNIFIED_VIDEO_BASE_URL=upstream.url,
+        RELAY_BASE_URL=BASE,
+        RELAY_POLL_INTERVAL="60",
+        RELAY_RETRY_SCHEDULE="0s,2s,2s",
     )
     async with deployment(environ) as running:
         yield running
@@ -117,6 +123,26 @@ async def test_a_late_task_is_told_of_once(
     await slow.http.post(path_of(watch))
     posts = await receiver.wait_for(2, f"/{name}")
     assert [post.event["type"] for post in posts] == events
+
+
+@anyio
+async def test_that_a_task_is_late_is_not_said_again_once_it_has_ended(
+    slow: Deployment, upstream: parties.Upstream, receiver: parties.Receiver, name: str
+) -> None:
+    receiver.scripts[f"/{name}"] = [Answer(b"later", 503), Answer(b"ok")]
+    target = {"type": "webhook", "url": f"{receiver.url}/{name}", "events": ["task.late", "task.completed"]}
+    watch = await slow.register(name, target, late_after=1)
+    await receiver.wait_for(1, f"/{name}")
+    upstream.scripts[name] = done()
+    await slow.http.post(path_of(watch))
+    await receiver.wait_for(2, f"/{name}")
+
+    async def over() -> bool:
+        found = await slow.deliveries(watch_id=watch["id"])
+        return sorted(one["state"] for one in found) == ["dead", "delivered"]
+
+    await until(over)
+    assert [post.event["type"] for post in receiver.to(f"/{name}")] == ["task.late", "task.completed"]
 
 
 @anyio
@@ -222,6 +248,32 @@ async def test_a_callback_that_is_there_before_the_answer_to_the_create_is_no_er
     maker.answer = answer
     assert (await relay.http.post(CREATE, json={"model": "m"})).status_code == 200
     assert said == [200]
+
+
+# From the file's cadence to what was learned
+
+
+@anyio
+async def test_what_has_ended_says_when_the_next_task_is_late_and_how_long_it_takes(
+    new_database: NewDatabase, receiver: parties.Receiver, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.store.learned.FRESH", 0.0)
+    environ = environment(new_database())
+    del environ["RELAY_POLL_INTERVAL"]
+    async with deployment(environ) as relay:
+        target = {"type": "webhook", "url": f"{receiver.url}/{name}"}
+        for number in range(25):
+            await relay.register(f"sandbox:complete-in-3s#{number}", target, provider="sandbox")
+        await receiver.wait_for(25, f"/{name}")
+        late = {"type": "webhook", "url": f"{receiver.url}/{name}-late", "events": ["task.late", "task.completed"]}
+        watch = await relay.register("sandbox:complete-in-9s#late", late, provider="sandbox", late_after="p95")
+        posts = await receiver.wait_for(2, f"/{name}-late")
+        assert [post.event["type"] for post in posts] == ["task.late", "task.completed"]
+        assert 2 < posts[0].at - posts[1].at + 9 < 7, "about when 95 % of such tasks have ended"
+        (known,) = relay.relay.db.run_here(experiences.of_provider, "sandbox")
+        assert known.count >= 20
+        assert figures(known) is not None
+        assert (await relay.watch(watch["id"]))["state"] == "completed"
 
 
 def test_logs_do_not_show_the_tokens() -> None:

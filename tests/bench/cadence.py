@@ -196,14 +196,14 @@ def seconds_in(file: Path, parser: argparse.ArgumentParser) -> list[float]:
     """Return the durations in a file, or end with one line that says what is wrong with it."""
     try:
         durations = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         parser.error(f"{file} cannot be read as JSON: {error}")
     if not isinstance(durations, list) or len(durations) < 2:
         parser.error(f"{file} must be a JSON list of at least two numbers of seconds")
     for number, seconds in enumerate(durations):
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not is_number or not 0 < seconds <= LONGEST:
-            parser.error(f"{file}: [{number}] is {seconds!r}; it must be seconds, more than 0 and at most {LONGEST:g}")
+            parser.error(f"{file}: [{number}] is {seconds!r}; must be seconds, more than 0, at most {LONGEST:.0f}")
     return [float(seconds) for seconds in durations]
 
 
@@ -214,16 +214,16 @@ def main() -> None:
     parser.add_argument("--progress-bias", type=float, help="let the upstream say a progress that is so far off")
     parser.add_argument("--splits", type=int, default=20, help="random halves of the durations")
     given = parser.parse_args()
-    durations = seconds_in(given.durations, parser) if given.durations else []
+    held = seconds_in(given.durations, parser) if given.durations else None
     last = None
     for name, durations in SHAPES.items():
-        measured_shape = halves(durations, 5 if given.durations else given.splits, given.progress_bias)
+        measured_shape = halves(durations, given.splits if held is None else 5, given.progress_bias)
         print(f"{name:20} {measured_shape}", flush=True)
         last = last or measured_shape
     for name, durations in DRIFTS.items():
         print(f"{name:20} {drifting(durations, 3)}", flush=True)
-    if given.durations:
-        last = halves(durations, given.splits, given.progress_bias)
+    if held is not None:
+        last = halves(held, given.splits, given.progress_bias)
         print(f"{given.durations.name:20} {last}")
     if last is not None:
         print(f"lag ratio at equal polls: {last.ratio:.3f}")

@@ -199,12 +199,12 @@ class Poller(ClaimLoop[polling.PollClaim]):
         model = name_of(reading.model) or claim.model
         progress_at = asked_at if watch.progress != claim.watch.progress else claim.progress_at
         await self._learned.refresh()
-        known = self._learned.of(claim.app_id, claim.provider, model, cadence)
-        plan = known.plan and known.plan.sharpened(mark_of(watch, progress_at))
+        plan = self._learned.of(claim.app_id, claim.provider, model, cadence).plan
         if watch.ended_at is not None:
             upstream = _repeated(reading) or await self._process.db.persist(last_answers.answer, claim.id)
             told = _event(claim, watch, TERMINAL_EVENTS[watch.state], outbox.END, watch.ended_at, upstream)
         else:
+            plan = plan and plan.sharpened(mark_of(watch, progress_at))
             due = next_poll(cadence, watch, reading, asked_at, now, self._chance(claim.provider), plan)
             if pace is not None:
                 before = claim.last_poll_at or watch.created_at

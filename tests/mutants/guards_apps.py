@@ -141,11 +141,4 @@ GUARDS = (
         "instead",
         "flow/test_inline::test_the_floor_holds_whatever_the_interval_is",
     ),
-    Guard(
-        "a forged callback wakes nothing",
-        "security/callback_tokens.py",
-        "return watch_id if any(good) else None",
-        "return watch_id",
-        "web/api/test_callbacks::test_forged_and_unknown_tokens_are_404_and_ask_nothing",
-    ),
 )

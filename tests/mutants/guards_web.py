@@ -5,6 +5,14 @@ from __future__ import annotations
 from tests.mutants.guard import Guard
 
 GUARDS = (
+    # Callbacks
+    Guard(
+        "a forged callback wakes nothing",
+        "security/callback_tokens.py",
+        "return watch_id if any(good) else None",
+        "return watch_id",
+        "web/api/test_callbacks::test_forged_and_unknown_tokens_are_404_and_ask_nothing",
+    ),
     # Bodies, batches, lists, streams
     Guard(
         "memory for a body is taken before it is read",

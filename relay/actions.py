@@ -277,13 +277,13 @@ class Actions:
             Conflict: it is being sent at this moment.
         """
         delivery = await self.db.run(deliveries.retry, app_id, delivery_id, self.clock())
-        self._sent_again([delivery.row.watch_id])
+        self.sent_again([delivery.row.watch_id])
         return delivery
 
     async def send_many_again(self, app_id: str, selection: Selection) -> int:
         """Send the selected deliveries of an app again now; return how many."""
         watch_ids = await self.db.run(deliveries.retry_many, app_id, self.clock(), selection)
-        self._sent_again(watch_ids)
+        self.sent_again(watch_ids)
         return len(watch_ids)
 
     async def send_end_again(self, app_id: str, watch_id: str, said: str) -> int:
@@ -296,10 +296,11 @@ class Actions:
             NotFound: this app has no such watch.
         """
         count = await self.db.run(deliveries.send_again, app_id, watch_id, self.clock(), said)
-        self._sent_again([watch_id])
+        self.sent_again([watch_id])
         return count
 
-    def _sent_again(self, watch_ids: Sequence[str]) -> None:
+    def sent_again(self, watch_ids: Sequence[str]) -> None:
+        """Wake the loops that send, and announce of which watches deliveries are sent again."""
         self.wake.deliveries()
         self.wake.edits()
         self.feed.announce(watch_ids)

@@ -128,6 +128,19 @@ def retry_many(tx: sa.Connection, app_id: str, now: Millis, selection: Selection
     return resend(tx, sa.and_(*chosen), now)
 
 
+def retry_these(tx: sa.Connection, ids: Sequence[str], state: str | None, now: Millis) -> list[str]:
+    """Send deliveries of any app again, those that are in this state still and are not being sent at this moment.
+
+    Returns:
+        The ids of their watches, one for each delivery.
+    """
+    c = deliveries.c
+    chosen: list[sa.ColumnElement[bool]] = [c.id.in_(ids), c.lease.is_(None)]
+    if state is not None:
+        chosen.append(c.state == state)
+    return resend(tx, sa.and_(*chosen), now)
+
+
 def send_again(tx: sa.Connection, app_id: str, watch_id: str, now: Millis, said: str) -> int:
     """Send the end of a watch again to every target without a living message whose delivery of it is dead.
 

@@ -67,6 +67,12 @@ def _cards(chosen: Sequence[str]) -> sa.Select[Any]:
     return sa.select(*_card).join(apps, apps.c.id == watches.c.app_id).where(watches.c.id.in_(chosen))
 
 
+def cards(tx: sa.Connection, chosen: Sequence[str]) -> list[AnyRow]:
+    """Return watches as lists show them, in the order of `chosen`."""
+    rows = {row.id: row for row in tx.execute(_cards(chosen))}
+    return [rows[watch_id] for watch_id in chosen if watch_id in rows]
+
+
 def in_flight(tx: sa.Connection, most: int) -> list[AnyRow]:
     """Return watches that are still watching, newest first.
 

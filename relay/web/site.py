@@ -18,7 +18,8 @@ from relay.web.api.via import SUBMITS_UNDER_WAY
 from relay.web.bodies import UNDER_WAY
 from relay.web.context import Context
 from relay.web.dashboard import handlers as dashboard
-from relay.web.errors import on_exception, on_http_exception, on_relay_error
+from relay.web.dashboard.frame import on_missing
+from relay.web.errors import on_exception, on_relay_error
 from relay.web.proxies import Unproxied
 from relay.web.request_id import RequestId
 from relay.web.slack import handlers as slack
@@ -41,7 +42,7 @@ def build(context: Context) -> ASGIApp:
             Route("/docs", documentation.page),
             Route("/docs.css", documentation.style),
         ],
-        exception_handlers={RelayError: on_relay_error, HTTPException: on_http_exception, Exception: on_exception},
+        exception_handlers={RelayError: on_relay_error, HTTPException: on_missing, Exception: on_exception},
     )
     application.state.context = context
     application.state.bodies = Shares(UNDER_WAY)

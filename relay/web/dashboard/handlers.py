@@ -11,9 +11,9 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, quote
 
 import orjson
 import structlog
@@ -22,26 +22,22 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from relay.errors import RelayError, StoreUnavailable
+from relay.errors import StoreUnavailable, TooManyRequests
 from relay.model.task_ids import trimmed
 from relay.settings.options import Settings
 from relay.store import reports
-from relay.web.bodies import read_body
 from relay.web.context import Context
 from relay.web.dashboard import rendering
-from relay.web.dashboard.buttons import Buttons, Form, usable_id
+from relay.web.dashboard.buttons import Buttons, usable_id
+from relay.web.dashboard.frame import OURS, Frame, PageHandler
 from relay.web.dashboard.front_page import ADDRESS, TOKEN, FrontPage
-from relay.web.dashboard.sessions import LIFETIME, Generation, Session, Sessions
+from relay.web.dashboard.lists import Lists
+from relay.web.dashboard.sessions import LIFETIME, Session
 from relay.web.dashboard.shared_read import SharedRead
 from relay.web.dashboard.timeline import timeline
-from relay.web.errors import on_relay_error
-from relay.web.request_id import request_id_of
 from relay.web.sse import BEGIN, COMMENT, HEARTBEAT, event_stream
 
 log = structlog.stdlib.get_logger(__name__)
-
-MAX_FORM = 16 * 1024
-"""Bytes of a form."""
 
 REST = 1.0
 """Seconds between two calls of a page to look again. The front page is not read more often from the database either."""
@@ -55,43 +51,43 @@ MATCHES = 50
 CHANGED = b"event: changed\ndata: now\n\n"
 """Tells a page to look again."""
 
-PageHandler = Callable[["Dashboard", Request, Session], Awaitable[Response]]
-
 
 class Dashboard:
-    """The pages of one deployment.
+    """The front page, the page of a watch, the search, and logging in and out.
 
     Args:
-        context: of the deployment.
+        frame: of the pages.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, frame: Frame) -> None:
+        context = frame.context
         self._context = context
+        self._frame = frame
         self._buttons = Buttons(context)
-        self._sessions = Sessions(context.settings, context.vault)
-        self._generation = Generation(context.db)
+        self._sessions = frame.sessions
+        self._generation = frame.generation
         self._front = SharedRead(FrontPage(context).read, REST)
 
     # Pages
 
     async def front(self, request: Request, session: Session) -> Response:
         """Show the front page: `GET /`, and `POST /` for its buttons."""
-        form = await self._form(request, session)
+        form = await self._frame.form(request, session)
         notice = None if form is None else await self._buttons.retry(form.get("delivery", ""))
         fresh = form is not None or "hx-request" in request.headers
         html = await self._front.get(0.0 if fresh else RECENT, at_once=form is not None)
         html = html.replace(TOKEN, self._sessions.token(session))
         html = html.replace(ADDRESS, escape(_address(request, self._context.settings)))
-        return self._page(request, session, "front.html", notice, body=Markup(html))  # noqa: S704 - a template made it
+        return self._frame.page(request, session, "front.html", notice, body=Markup(html))  # noqa: S704 - a template made it
 
     async def watch(self, request: Request, session: Session) -> Response:
         """Show a watch: `GET /watches/{id}`, and `POST` for its buttons."""
         watch_id = usable_id(request.path_params["id"])
-        form = await self._form(request, session)
+        form = await self._frame.form(request, session)
         notice = None if form is None else await self._buttons.press(watch_id, form)
         story = await self._context.db.read(reports.watch_history, watch_id)
         row = story.watch.row
-        return self._page(
+        return self._frame.page(
             request,
             session,
             "watch.html",
@@ -115,7 +111,9 @@ class Dashboard:
             matches = await self._context.db.read(reports.search, text, list(self._context.upstreams), MATCHES)
         if len(matches) == 1:
             return RedirectResponse(f"/watches/{matches[0].id}", 303)
-        return self._page(request, session, "search.html", None, text=text, matches=matches, now=self._context.clock())
+        return self._frame.page(
+            request, session, "search.html", None, text=text, matches=matches, now=self._context.clock()
+        )
 
     # Open pages
 
@@ -165,96 +163,39 @@ class Dashboard:
     async def login(self, request: Request, session: Session) -> Response:
         """Ask for the password, and take it: `GET /login`, `POST /login`."""
         to = request.query_params.get("to", "/")
-        to = to if re.fullmatch(r"/(watches/\w+|search\?q=[^\s\\]*)?", to) else "/"
-        form = await self._form(request, session)
+        to = to if OURS.fullmatch(to) else "/"
+        form = await self._frame.form(request, session)
         if not self._sessions.wants_login or (session.known and form is None):
             return RedirectResponse(to, 303)
         if form is None:
-            return self._login_page(session, to, wrong=False)
-        if not self._sessions.log_in(request, form.get("password", "")):
-            return self._login_page(session, to, wrong=True)
+            return self._login_page(session, to)
+        try:
+            if not self._sessions.log_in(request, form.get("password", "")):
+                return self._login_page(session, to, 401, "This is not the password.")
+        except TooManyRequests as error:
+            seconds = math.ceil(error.retry_after or 1)
+            wait = f"Too many wrong passwords. Try again in {seconds} second{'' if seconds == 1 else 's'}."
+            return self._login_page(session, to, error.status, wait, {"Retry-After": str(seconds)})
         generation = await self._generation.current()
         response = RedirectResponse(to, 303)
         self._sessions.give(response, self._sessions.new(self._context.clock(), known=True, generation=generation))
         self._sessions.know(request, response)
         return response
 
-    def _login_page(self, session: Session, to: str, *, wrong: bool) -> Response:
+    def _login_page(
+        self, session: Session, to: str, status: int = 200, wrong: str = "", headers: Mapping[str, str] | None = None
+    ) -> Response:
         html = rendering.render("login.html", token=self._sessions.token(session), wrong=wrong, to=to, operator=False)
-        return rendering.page(html, 401 if wrong else 200)
+        return rendering.page(html, status, headers)
 
     async def logout(self, request: Request, session: Session) -> Response:
         """End the session, wherever its cookie is, and every other one: `POST /logout`."""
-        await self._form(request, session)
+        await self._frame.form(request, session)
         if session.known:
             await self._generation.end()
         response = RedirectResponse("/login" if self._sessions.wants_login else "/", 303)
         self._sessions.take(response)
         return response
-
-    # What all pages have in common
-
-    async def handle(self, handler: PageHandler, request: Request, *, public: bool) -> Response:
-        """Call a handler for a visitor who may see its page; lead others to the login. An error is a page too.
-
-        Args:
-            public: the page is for visitors who have not logged in.
-        """
-        now = self._context.clock()
-        returning = self._sessions.read(request, now)
-        session = returning or self._sessions.new(now, known=False)
-        try:
-            if returning is not None and await self._generation.ended(returning):
-                returning, session = None, self._sessions.new(now, known=False)
-            if not self._sessions.may_see(request, session) and not public:
-                return _to_login(request)
-            response = await handler(self, request, session)
-        except RelayError as error:
-            if request.url.path == "/live":
-                return await on_relay_error(request, error)
-            response = _error_page(request, error)
-        if returning is None and "set-cookie" not in response.headers:
-            self._sessions.give(response, session)
-        return response
-
-    def _page(self, request: Request, session: Session, template: str, notice: str | None, **content: Any) -> Response:
-        html = rendering.render(
-            template,
-            path=request.url.path,
-            notice=notice,
-            token=self._sessions.token(session),
-            operator=True,
-            open_here=not self._sessions.wants_login,
-            **content,
-        )
-        return rendering.page(html)
-
-    async def _form(self, request: Request, session: Session) -> Form | None:
-        """Return what was sent with a button; None for a page that is only read.
-
-        Raises:
-            Forbidden: it was not sent from one of our pages.
-        """
-        if request.method != "POST":
-            return None
-        body = await read_body(request, MAX_FORM)
-        form = {name: fields[-1] for name, fields in parse_qs(body.decode("utf-8", "replace")).items()}
-        self._sessions.check(request, session, form.get("token", ""))
-        return form
-
-
-def _error_page(request: Request, error: RelayError) -> Response:
-    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-    html = rendering.render("error.html", error=error, request_id=request_id_of(request), operator=False)
-    return rendering.page(html, error.status, headers)
-
-
-def _to_login(request: Request) -> Response:
-    to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    login = "/login" if to == "/" else f"/login?to={quote(to)}"
-    if "hx-request" in request.headers or request.url.path == "/live":
-        return Response(status_code=401, headers={"HX-Redirect": login})
-    return RedirectResponse(login, 303)
 
 
 def _address(request: Request, settings: Settings) -> str:
@@ -266,30 +207,35 @@ def _address(request: Request, settings: Settings) -> str:
     return f"{'https' if behind_tls else 'http'}://{host}"
 
 
-ROUTES: tuple[tuple[str, list[str], PageHandler], ...] = (
-    ("/", ["GET", "POST"], Dashboard.front),
-    ("/watches/{id}", ["GET", "POST"], Dashboard.watch),
-    ("/search", ["GET"], Dashboard.search),
-    ("/live", ["GET"], Dashboard.live),
-    ("/login", ["GET", "POST"], Dashboard.login),
-    ("/logout", ["POST"], Dashboard.logout),
+ROUTES: tuple[tuple[str, list[str], tuple[Any, Any]], ...] = (
+    ("/", ["GET", "POST"], (Dashboard, Dashboard.front)),
+    ("/watches", ["GET"], (Lists, Lists.watches)),
+    ("/watches/{id}", ["GET", "POST"], (Dashboard, Dashboard.watch)),
+    ("/deliveries", ["GET", "POST"], (Lists, Lists.deliveries)),
+    ("/deliveries/again", ["GET", "POST"], (Lists, Lists.again)),
+    ("/search", ["GET"], (Dashboard, Dashboard.search)),
+    ("/live", ["GET"], (Dashboard, Dashboard.live)),
+    ("/login", ["GET", "POST"], (Dashboard, Dashboard.login)),
+    ("/logout", ["POST"], (Dashboard, Dashboard.logout)),
 )
+"""Path, methods, and which method of which pages answers."""
 
 
 def routes(context: Context) -> list[Route]:
     """Return the routes of the dashboard's pages and of their static files."""
-    dashboard = Dashboard(context)
+    frame = Frame(context)
+    pages = {kind: kind(frame) for _, _, (kind, _) in ROUTES}
 
     def endpoint(handler: PageHandler, *, public: bool) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
-            return await dashboard.handle(handler, request, public=public)
+            return await frame.handle(handler, request, public=public)
 
         return handle
 
     return [
         *(
-            Route(path, endpoint(handler, public=path == "/login"), methods=methods)
-            for path, methods, handler in ROUTES
+            Route(path, endpoint(partial(handler, pages[kind]), public=path == "/login"), methods=methods)
+            for path, methods, (kind, handler) in ROUTES
         ),
         Route("/static/{version}/{name:path}", rendering.static),
     ]

@@ -80,6 +80,14 @@ def moment(text: str) -> Markup | str:
         return text
 
 
+def is_over(text: str, now: Millis) -> bool:
+    """Return whether a time that an upstream wrote as RFC 3339 is past; what is no time is not."""
+    try:
+        return datetime.fromisoformat(text).timestamp() * 1000 <= now
+    except (ValueError, OverflowError):
+        return False
+
+
 def span(milliseconds: float) -> str:
     """Return how long something took: `340 ms`, `4.2 s`, `3 min 12 s`, `2 h 5 min`, `3 d 4 h`."""
     if milliseconds < 1000:
@@ -139,6 +147,7 @@ _environment = Environment(
 _environment.filters |= {
     "bound": bound,
     "from_json": json.loads,
+    "is_over": is_over,
     "moment": moment,
     "percent": percent,
     "pretty": pretty,

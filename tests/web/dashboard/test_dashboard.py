@@ -117,7 +117,7 @@ async def test_the_timeline_tells_what_happened_in_order(
     told = re.sub(r"<time[^>]*>[^<]*</time>", "@", story[1])
     told = " ".join(re.sub(r"<[^>]*>", " ", told).split())
     assert re.match(
-        r"Registered by app \S+ @ The upstream says queued @ The upstream says processing 20 % to 65 % @ 2 readings "
+        r"Registered by the app 'app \S+' @ The upstream says queued @ The upstream says processing 20 % to 65 % @ 2 readings "
         r"@ 20 % @ 65 % Ended: completed after \S+ \w+ and 5 queries @ delivered task.completed to 127.0.0.1:\d+ @ "
         r"1. 200 in \d+ ms · @ Verdict delivered Answer ok$",
         told,

@@ -121,6 +121,14 @@ class Message:
     again: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A request as people may see it: the secrets of the target are masked."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
 class Refused(ValueError):
     """A target cannot be reached, or relay may not reach it. The text says why and what to do.
 
@@ -258,6 +266,11 @@ class Channel(ABC, Generic[TargetT]):
         Args:
             content: of the target's `Address`.
         """
+
+    def preview(self, message: Message) -> Preview | None:
+        """Return the request that a message goes out with; None if the channel makes a message of its own of it."""
+        del message
+        return None
 
     @abstractmethod
     async def send(self, message: Message) -> Outcome:

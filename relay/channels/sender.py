@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from relay.channels.base import Channel, Message
+from relay.channels.base import Channel, Message, Preview
 from relay.errors import NotFound
 from relay.model.delivery import Attempt, Outcome, Verdict
 from relay.model.event import EventType, event_body
@@ -101,6 +101,21 @@ class Sender:
         )
         with on_behalf_of(app_id):
             return message.id, await self._attempt(target_type, message, 1)
+
+    async def preview(
+        self, app_id: str, target_type: str, address: dict[str, Any], event: tuple[str, str, bytes], at: Millis
+    ) -> Preview | None:
+        """Return what an attempt to send an event at a time looks like; None if its channel has no such thing.
+
+        Args:
+            address: the content of the target's `Address`.
+            event: its `webhook-id`, its type and its body.
+        """
+        channel = self._channels.get(target_type)
+        secrets = await self._secrets(app_id)
+        if channel is None:
+            return None
+        return channel.preview(Message(*event, address=address, secrets=secrets, at=at))
 
     async def _attempt(self, target_type: str, message: Message, number: int) -> Attempt:
         """Send a message to a target of a type, as attempt `number`."""

@@ -23,6 +23,7 @@ from relay.channels.base import (
     Channel,
     Events,
     Message,
+    Preview,
     Refused,
     Resources,
     Target,
@@ -103,6 +104,11 @@ class WebhookChannel(Channel[WebhookTarget]):
     def show(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Return the URL and the names of the headers."""
         return {"url": content["url"], "headers": dict.fromkeys(content["headers"], MASK)}
+
+    def preview(self, message: Message) -> Preview:
+        """Return URL and headers of an event, with the values of static headers masked."""
+        shown = self.show(message.address)
+        return Preview(shown["url"], {**_OF_ALL, **_signed(message), **shown["headers"]})
 
     async def send(self, message: Message) -> Outcome:
         """Post an event. Only 2xx is success; 410 ends the target; anything else is tried again."""

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import secrets as random_secrets
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relay.cli.common import JsonOption, console, open_store, print_json
-from relay.errors import Conflict, NotFound
 from relay.security import signing
 
 if TYPE_CHECKING:
     from relay.settings.options import Settings
-    from relay.store import Database
     from relay.store.apps import App
 
 
@@ -35,7 +31,7 @@ def create(
     Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from relay.model.ids import new_id
-    from relay.security import app_keys
+    from relay.security import app_changes, app_keys
     from relay.store import apps
     from relay.wiring import now, open_vault
 
@@ -43,7 +39,7 @@ def create(
         raise typer.BadParameter("NAME must be 1 to 100 printable characters")
     settings, db = open_store()
     app_id = new_id("app")
-    key = _new_key()
+    key = app_changes.new_key()
     secret = signing.new_secret()
     try:
         sealed = app_keys.sealed(open_vault(settings), app_id, app_keys.rotated([], secret, now(), 0))
@@ -58,28 +54,9 @@ def create(
     console.print(f"  signing secret  {secret}\n", soft_wrap=True)
 
 
-def _new_key() -> str:
-    return f"rly_{random_secrets.token_urlsafe(32)}"
-
-
-@contextlib.contextmanager
-def _app_to_change(name: str) -> Iterator[tuple[Settings, Database, App]]:
-    """Open the database and find the app of that name."""
-    from relay.store import apps
-
-    settings, db = open_store()
-    try:
-        app = db.run_here(apps.by_name, name)
-        if app is None:
-            raise NotFound(f"there is no app named '{name}': 'relay apps list' shows the apps")
-        if name == apps.DEFAULT and settings.api_key is not None and settings.signing_secret is not None:
-            raise Conflict(
-                "the app 'default' cannot be changed here: RELAY_API_KEY and RELAY_SIGNING_SECRET declare it, "
-                "so change these variables"
-            )
-        yield settings, db, app
-    finally:
-        db.close()
+def _declared(settings: Settings) -> bool:
+    """Return whether the environment declares the app `default`."""
+    return settings.api_key is not None and settings.signing_secret is not None
 
 
 def rotate_key(name: AppName, as_json: JsonOption = False) -> None:
@@ -89,14 +66,11 @@ def rotate_key(name: AppName, as_json: JsonOption = False) -> None:
 
     Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
-    from relay.security import app_keys
-    from relay.store import apps
+    from relay.security import app_changes
 
-    key = _new_key()
-    with _app_to_change(name) as (_, db, app):
-        if app.disabled_at is not None:
-            raise Conflict(f"'{name}' is disabled, so no key of it works: create another app with 'relay apps create'")
-        db.run_here(apps.change, app.id, key_hash=app_keys.hash_key(key))
+    settings, db = open_store()
+    with contextlib.closing(db):
+        app, key = db.run_here(app_changes.rotate_key, name, declared=_declared(settings))
     if as_json:
         print_json({"id": app.id, "name": name, "api_key": key})
         return
@@ -117,9 +91,8 @@ def rotate_secret(
     Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
     from relay.model.times import rfc3339
-    from relay.security import app_keys
+    from relay.security import app_changes
     from relay.settings.types import DAY, duration
-    from relay.store import apps
     from relay.wiring import now, open_vault
 
     try:
@@ -128,11 +101,12 @@ def rotate_secret(
         raise typer.BadParameter(f"--overlap: {error}") from None
     if seconds > 365 * DAY:
         raise typer.BadParameter(f"--overlap: at most 365d, not {overlap}")
-    secret = signing.new_secret()
-    with _app_to_change(name) as (settings, db, app):
-        vault = open_vault(settings)
-        secrets = app_keys.rotated(app_keys.opened(vault, app), secret, now(), round(seconds * 1000))
-        db.run_here(apps.change, app.id, secrets=app_keys.sealed(vault, app.id, secrets))
+    settings, db = open_store()
+    with contextlib.closing(db):
+        overlap_ms = round(seconds * 1000)
+        rotated = (name, open_vault(settings), now(), overlap_ms)
+        app, secrets = db.run_here(app_changes.rotate_secret, *rotated, declared=_declared(settings))
+    secret = secrets[0]["secret"]
     ends = [rfc3339(old["expires_at"]) for old in secrets if old["expires_at"]]
     if as_json:
         print_json({"id": app.id, "name": name, "signing_secret": secret, "old_secrets_sign_until": ends})
@@ -157,12 +131,14 @@ def disable(
 
     Reads DATABASE_URL and RELAY_SECRET_KEY.
     """
-    from relay.store import apps, watches
+    from relay.security import app_changes
+    from relay.store import watches
     from relay.wiring import now
 
     stopped = 0
-    with _app_to_change(name) as (_, db, app):
-        db.run_here(apps.change, app.id, disabled_at=now())
+    settings, db = open_store()
+    with contextlib.closing(db):
+        app = db.run_here(app_changes.disable, name, now(), declared=_declared(settings))
         while stop and (count := db.run_here(watches.cancel_some, app.id, now(), STOPPED_AT_ONCE)):
             stopped += count
     if as_json:

@@ -75,7 +75,8 @@ async def run_dev(port: int, file: Path | None) -> None:
         app = _app(settings, environ)
         environ |= {"RELAY_API_KEY": app.key, "RELAY_SIGNING_SECRET": app.secret}
         inbox = Inbox(app.secret, lambda received: console.print(_line(received), soft_wrap=True))
-        async with embedded(load(environ), environ, listener, _beside(inbox)):
+        async with embedded(load(environ), environ, listener, _beside(inbox)) as relay:
+            relay.context.inbox = f"{url}/inbox"
             _print_start(url, app, file)
             await stop.wait()
 

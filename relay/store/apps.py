@@ -12,7 +12,7 @@ from relay.errors import Conflict
 from relay.model.times import Millis
 from relay.store import hot
 from relay.store.alerts import APP as ALERTS
-from relay.store.schema import AnyRow, apps
+from relay.store.schema import AnyRow, apps, usage
 
 DEFAULT = "default"
 """The name of the app that the environment declares."""
@@ -107,6 +107,13 @@ def secrets(tx: sa.Connection, app_id: str) -> bytes | None:
 def every(tx: sa.Connection) -> Sequence[App]:
     """Return all apps, oldest first."""
     return [App(*tuple(row)) for row in tx.execute(sa.select(*_columns).order_by(apps.c.created_at, apps.c.id))]
+
+
+def with_usage(tx: sa.Connection) -> Sequence[AnyRow]:
+    """Return all apps, oldest first, with how many watches under way and how many targets each has."""
+    public = (apps.c.id, apps.c.name, apps.c.created_at, apps.c.disabled_at, apps.c.last_used_at)
+    query = sa.select(*public, usage.c.watching, usage.c.targets).join(usage, usage.c.app_id == apps.c.id, isouter=True)
+    return tx.execute(query.order_by(apps.c.created_at, apps.c.id)).all()
 
 
 def _app(row: AnyRow | None) -> App | None:

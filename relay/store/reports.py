@@ -20,7 +20,7 @@ from relay.store import deliveries as replay
 from relay.store import last_answers, misses, outbox, polling
 from relay.store import watches as watches_
 from relay.store.outbox import SINGLE_ATTEMPT
-from relay.store.schema import NEVER_ENDED, AnyRow, apps, deliveries, lags, usage, watches
+from relay.store.schema import NEVER_ENDED, AnyRow, apps, changes, deliveries, lags, usage, watches
 
 WINDOW = 1000
 """Rows that are searched for what has no index of its own."""
@@ -55,6 +55,10 @@ _card = (
     watches.c.created_at,
     watches.c.ended_at,
     apps.c.name.label("app"),
+    sa.select(changes.c.at)
+    .where(changes.c.watch_id == watches.c.id, changes.c.number == watches.c.changes)
+    .scalar_subquery()
+    .label("changed_at"),
 )
 
 
@@ -160,13 +164,14 @@ class Counts:
         watching: watches under way.
         in_flight: by provider: how many are watching, and of how many of them the last answers told nothing. Of very
             many watches, those that are polled next.
-        dead, held: deliveries, counted up to `COUNTED`.
+        dead, held, failing: deliveries, counted up to `COUNTED`; failing ones are still tried.
     """
 
     watching: int
     in_flight: dict[str, tuple[int, int]]
     dead: int
     held: int
+    failing: int = 0
 
 
 def counts(tx: sa.Connection) -> Counts:
@@ -187,6 +192,9 @@ def counts(tx: sa.Connection) -> Counts:
     for state in (DeliveryState.DEAD, DeliveryState.HELD):
         some = sa.select(d.id).where(d.state == _literal(state)).limit(COUNTED).subquery()
         in_state.append(tx.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+    again = sa.and_(d.next_attempt_at.is_not(None), d.attempts > sa.literal_column("0", sa.Integer))
+    failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT)).limit(COUNTED).subquery()
+    in_state.append(tx.execute(sa.select(sa.func.count()).select_from(failing)).scalar_one())
     return Counts(int(watching or 0), in_flight, *in_state)
 
 

@@ -50,6 +50,7 @@ class Context:
         callback_tokens, callbacks: whose callback it is, and what wakes its watch.
         unwell: returns the reasons why this process is not ready, none if it is.
         streams: the streams and waiting answers that are open.
+        inbox: the address of the test inbox, where there is one (`relay dev`).
         batches, lists: whose turn it is to register a batch, or to read a list.
     """
 
@@ -68,6 +69,7 @@ class Context:
     submissions: Submissions
     callback_tokens: CallbackTokens = field(init=False)
     callbacks: Callbacks = field(init=False)
+    inbox: str | None = field(init=False, default=None)
     streams: OpenStreams = field(init=False, default_factory=OpenStreams)
     batches: HeavyRequests = field(init=False, default_factory=HeavyRequests)
     lists: HeavyRequests = field(init=False, default_factory=HeavyRequests)

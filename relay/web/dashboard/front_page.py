@@ -17,7 +17,7 @@ from relay.model.watch import State
 from relay.store import reports, submissions, troubles
 from relay.store.schema import AnyRow
 from relay.web.context import Context
-from relay.web.dashboard import charts, rendering
+from relay.web.dashboard import charts, rendering, words
 from relay.web.dashboard.last_day import DayCounter, LastDay, total
 from relay.web.dashboard.upstream_health import health
 
@@ -98,12 +98,13 @@ class FrontPage:
             watching=figures.counts.watching,
             ends=total(day.ends, *State),
             completed=total(day.ends, State.COMPLETED),
-            success=day.success,
+            success=day.success(figures.counts.failing + figures.counts.held),
             health=upstreams,
             asked=any(upstream.kinds for upstream in upstreams),
             charts=[charts.ends(day), charts.lag(day), charts.settled(day)],
             sandbox="sandbox" in self._context.upstreams,
             url=ADDRESS,
+            why=words.why,
         )
 
     async def _counted(self, now: Millis) -> Figures:

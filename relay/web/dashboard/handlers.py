@@ -27,14 +27,17 @@ from relay.model.task_ids import trimmed
 from relay.settings.options import Settings
 from relay.store import reports
 from relay.web.context import Context
-from relay.web.dashboard import rendering
+from relay.web.dashboard import rendering, words
 from relay.web.dashboard.buttons import Buttons, usable_id
+from relay.web.dashboard.delivery_page import SentPages
+from relay.web.dashboard.fleet import Fleet
 from relay.web.dashboard.frame import OURS, Frame, PageHandler
 from relay.web.dashboard.front_page import ADDRESS, TOKEN, FrontPage
 from relay.web.dashboard.lists import Lists
 from relay.web.dashboard.sessions import LIFETIME, Session
 from relay.web.dashboard.shared_read import SharedRead
 from relay.web.dashboard.timeline import timeline
+from relay.web.dashboard.try_it import TryIt
 from relay.web.sse import BEGIN, COMMENT, HEARTBEAT, event_stream
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,6 +50,15 @@ RECENT = 2.0
 
 MATCHES = 50
 """Watches that a search shows."""
+
+STOP = {
+    "title": "Stop watching?",
+    "text": "Nobody will be told how the task ends.",
+    "label": "Stop watching",
+    "fields": {"do": "stop", "sure": "1"},
+    "back": "Go on watching",
+}
+"""What is asked before a watch is stopped."""
 
 CHANGED = b"event: changed\ndata: now\n\n"
 """Tells a page to look again."""
@@ -84,9 +96,12 @@ class Dashboard:
         """Show a watch: `GET /watches/{id}`, and `POST` for its buttons."""
         watch_id = usable_id(request.path_params["id"])
         form = await self._frame.form(request, session)
+        if form is not None and form.get("do") == "stop" and "sure" not in form:
+            return self._frame.page(request, session, "ask.html", None, **STOP)
         notice = None if form is None else await self._buttons.press(watch_id, form)
         story = await self._context.db.read(reports.watch_history, watch_id)
         row = story.watch.row
+        called = {target.id: words.title(self._context.targets, target) for target in story.watch.targets}
         return self._frame.page(
             request,
             session,
@@ -97,7 +112,10 @@ class Dashboard:
             result=None if row.result is None else orjson.loads(row.result),
             error=None if row.error is None else orjson.loads(row.error),
             provider=self._context.upstreams.get(row.provider),
-            targets=[(target, self._context.targets.title(target)) for target in story.watch.targets],
+            targets=[(target, called[target.id]) for target in story.watch.targets],
+            places={target.id: words.place(self._context.targets, target) for target in story.watch.targets},
+            paths={target_id: words.path_of(title) for target_id, title in called.items()},
+            why=words.why,
             items=timeline(story),
             most_deliveries=reports.MAX_DELIVERIES,
             now=self._context.clock(),
@@ -213,6 +231,11 @@ ROUTES: tuple[tuple[str, list[str], tuple[Any, Any]], ...] = (
     ("/watches/{id}", ["GET", "POST"], (Dashboard, Dashboard.watch)),
     ("/deliveries", ["GET", "POST"], (Lists, Lists.deliveries)),
     ("/deliveries/again", ["GET", "POST"], (Lists, Lists.again)),
+    ("/deliveries/{id}", ["GET", "POST"], (SentPages, SentPages.page)),
+    ("/deliveries/{id}/body", ["GET"], (SentPages, SentPages.body)),
+    ("/apps", ["GET", "POST"], (Fleet, Fleet.apps)),
+    ("/providers", ["GET"], (Fleet, Fleet.providers)),
+    ("/try", ["GET", "POST"], (TryIt, TryIt.page)),
     ("/search", ["GET"], (Dashboard, Dashboard.search)),
     ("/live", ["GET"], (Dashboard, Dashboard.live)),
     ("/login", ["GET", "POST"], (Dashboard, Dashboard.login)),

@@ -37,12 +37,15 @@ class LastDay:
     settled: Sequence[Slice]
     lags: Sequence[Slice]
 
-    @property
-    def success(self) -> float | None:
-        """Return which part of the settled deliveries was delivered; None if none was settled."""
+    def success(self, failing: int = 0) -> float | None:
+        """Return which part of the deliveries was delivered; None if there was none.
+
+        Args:
+            failing: deliveries that are not settled, because they fail.
+        """
         delivered = total(self.settled, DeliveryState.DELIVERED)
-        settled = total(self.settled, DeliveryState.DELIVERED, DeliveryState.DEAD)
-        return delivered / settled if settled else None
+        tried = total(self.settled, DeliveryState.DELIVERED, DeliveryState.DEAD) + failing
+        return delivered / tried if tried else None
 
 
 def total(slices: Sequence[Slice], *states: State | DeliveryState) -> int:

@@ -20,11 +20,15 @@ from starlette.responses import Response
 from relay import __version__
 from relay.errors import NotFound
 from relay.model.times import Millis, rfc3339
+from relay.store.schema import AnyRow
 
 HERE = Path(__file__).parents[1]
 STATIC = {str(file.relative_to(HERE / "static")): file.read_bytes() for file in (HERE / "static").rglob("*.*")}
 VERSION = hashlib.sha256(b"".join(STATIC[name] for name in sorted(STATIC))).hexdigest()[:12]
 """Part of every static file's address, so that browsers may keep them for ever."""
+
+STANDS: Millis = 30_000
+"""The time without a change, beyond what is left by the estimate, after which a task's progress stands."""
 
 STATIC_PATH = f"/static/{VERSION}"
 
@@ -78,6 +82,13 @@ def moment(text: str) -> Markup | str:
         return when(round(datetime.fromisoformat(text).timestamp() * 1000))
     except (ValueError, OverflowError):
         return text
+
+
+def expected_end(row: AnyRow, changed_at: Millis | None, now: Millis) -> Millis | None:
+    """Return when a task should end, unless that is past, or its progress stands: then nothing is known of its end."""
+    left = (row.estimated_end or 0) - now
+    stands = changed_at is not None and now - changed_at > left + STANDS
+    return None if left <= 0 or stands else row.estimated_end
 
 
 def is_over(text: str, now: Millis) -> bool:
@@ -156,4 +167,4 @@ _environment.filters |= {
     "when": when,
 }
 _environment.tests |= {"link": is_link}
-_environment.globals |= {"static": STATIC_PATH, "version": __version__}
+_environment.globals |= {"expected_end": expected_end} | {"static": STATIC_PATH, "version": __version__}

@@ -42,7 +42,7 @@ def why(reason: str, path: str = "") -> str:
 
 def stored_target(row: AnyRow) -> StoredTarget:
     """Return a target from its own row, or from that of a delivery to it with its type and address."""
-    target_id = row._mapping.get("target_id", row.id)
+    target_id = row.target_id if "target_id" in row._mapping else row.id
     return StoredTarget(target_id, row.type, row.address, row.place, row.host, (), DeliveryState.WAITING, None)
 
 

@@ -76,6 +76,36 @@
   localize();
   setInterval(localize, 1000);
 
+  // A button's row keeps the focus, also when the button is gone or another; if the row is gone, the message has it.
+  let place;
+  document.addEventListener('htmx:beforeRequest', (event) => {
+    if (event.detail.requestConfig.verb === 'get') return;
+    const form = event.detail.elt;
+    place = { row: form.closest('li[id], .head')?.id, button: form.querySelector('button')?.textContent };
+  });
+  document.addEventListener('htmx:afterSettle', () => {
+    if (!place) return;
+    const { row, button } = place;
+    place = undefined;
+    const now = row && document.getElementById(row);
+    const same = now && [...now.querySelectorAll('button')].find((one) => one.textContent === button && !one.disabled);
+    (same ?? now ?? document.getElementById('said'))?.focus({ preventScroll: Boolean(now) });
+  });
+
+  // What can be copied has a button for it, where the browser lets a page copy.
+  function offerCopies() {
+    if (!navigator.clipboard) return;
+    for (const button of document.querySelectorAll('button[data-copy][hidden]')) button.hidden = false;
+  }
+  document.addEventListener('click', async (event) => {
+    const button = event.target.closest('button[data-copy]');
+    if (!button) return;
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    button.textContent = 'Copied';
+  });
+  document.addEventListener('htmx:afterSwap', offerCopies);
+  offerCopies();
+
   // What a button came to is said for a while, and an error of it too.
   document.addEventListener('htmx:responseError', (event) => {
     if (event.detail.requestConfig.verb === 'get') return lost();

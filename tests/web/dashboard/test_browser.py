@@ -88,6 +88,9 @@ async def test_from_the_registration_to_the_retry(scene: Scene, page: Page, name
     await expect(page.locator("#said")).to_contain_text("again")
     await expect(page.locator(".timeline li.delivered")).to_contain_text("task.completed")
     await expect(page.get_by_role("button", name="Retry now")).to_have_count(0)
+    row = page.locator(".timeline li.delivered")
+    assert await row.evaluate("it => it.contains(document.activeElement)"), "the focus stayed in the row"
+    await expect(page.locator("#said")).to_be_in_viewport()
     await expect(attempt).to_contain_text("the hook is being moved")
     assert await attempt.evaluate("it => it.open"), "what was open stayed open"
     assert await page.evaluate("window.stayed")
@@ -200,6 +203,9 @@ async def test_without_javascript_it_can_be_read_and_used(scene: Scene, name: st
         await expect(page.locator("#t-registered time")).to_contain_text("UTC")
         await expect(page.locator(".head progress")).to_have_attribute("value", "30.0")
         await page.get_by_role("button", name="Stop watching").click()
+        await expect(page.locator("main")).to_contain_text("Nobody will be told")
+        assert (await scene.relay.watch(watch["id"]))["state"] == "watching"
+        await page.get_by_role("button", name="Stop watching").click()
         await expect(page.locator("#said")).to_contain_text("Stopped watching")
         assert (await scene.relay.watch(watch["id"]))["state"] == "cancelled"
         await page.get_by_label("Task or watch id").fill(name)
@@ -221,7 +227,20 @@ async def furnished(scene: Scene, name: str) -> list[str]:
     async with asyncio.timeout(20):
         while not await scene.relay.deliveries(state="dead"):
             await asyncio.sleep(0.05)
-    return ["/", f"/watches/{on['id']}", f"/watches/{over['id']}", "/search?q=nothing", "/watches/wch_none"]
+    dead = (await scene.relay.deliveries(state="dead"))[0]["id"]
+    return [
+        "/",
+        f"/watches/{on['id']}",
+        f"/watches/{over['id']}",
+        "/search?q=nothing",
+        "/watches/wch_none",
+        "/watches",
+        "/watches?q=nothing&place=x&reason=y",
+        "/deliveries",
+        f"/deliveries/{dead}",
+        "/deliveries/again?state=dead",
+        "/deliveries/again?state=dead&at=1&of=3",
+    ]
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 360)])
@@ -245,7 +264,15 @@ async def no_complaints(page: Page) -> None:
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == [], page.url
 
 
-@pytest.mark.parametrize("width", [360, 3840])
+SMALL = """() => [...document.querySelectorAll('a[href], button, summary, input:not([type=hidden]), select')]
+    .filter(it => it.offsetParent !== null && !it.closest('p.of, p.empty, .skip') && !it.matches('.skip'))
+    .map(it => [it.outerHTML.slice(0, 120), it.getBoundingClientRect()])
+    .filter(([, box]) => box.height < 24 || box.width < 24)
+    .map(([html, box]) => `${html} ${box.width}x${box.height}`)"""
+"""What is smaller than a fingertip needs (WCAG 2.5.8), but for links within a sentence."""
+
+
+@pytest.mark.parametrize("width", [320, 360, 3840])
 async def test_nothing_needs_sideways_scrolling(scene: Scene, name: str, width: int) -> None:
     async with browsing(viewport={"width": width, "height": 800}) as page:
         await go(page, scene.relay.url, PASSWORD)
@@ -255,6 +282,7 @@ async def test_nothing_needs_sideways_scrolling(scene: Scene, name: str, width: 
                 await summary.click()
             wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, path
+            assert await page.evaluate(SMALL) == [], path
 
 
 async def test_the_keyboard_alone_does(scene: Scene, page: Page, name: str) -> None:

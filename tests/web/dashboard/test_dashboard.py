@@ -117,9 +117,11 @@ async def test_the_timeline_tells_what_happened_in_order(
     told = re.sub(r"<time[^>]*>[^<]*</time>", "@", story[1])
     told = " ".join(re.sub(r"<[^>]*>", " ", told).split())
     assert re.match(
-        r"Registered by the app 'app \S+' @ The upstream says queued @ The upstream says processing 20 % to 65 % @ 2 readings "
-        r"@ 20 % @ 65 % Ended: completed after \S+ \w+ and 5 queries @ delivered task.completed to 127.0.0.1:\d+ @ "
-        r"1. 200 in \d+ ms · @ Verdict delivered Answer ok$",
+        r"Registered by the app 'app \S+' @ The upstream says queued @ "
+        r"The upstream says processing 20 % to 65 % @ 2 readings @ 20 % @ 65 % "
+        r"Ended: completed after \S+ \w+ and 5 queries @ "
+        r"delivered task.completed to 127.0.0.1:\d+/\w+ What was sent @ "
+        r"1. 200 in \d+ ms · @ Verdict delivered Answer ok Send again to 127.0.0.1:\d+/\w+$",
         told,
     ), told
 
@@ -235,7 +237,7 @@ async def test_the_buttons_do_what_the_api_does(
         assert post.webhook_id == dead[0]["webhook_id"]
 
         other = await relay.register(f"{name}-on", f"{receiver.url}/{name}")
-        stopped = await send(here, f"/watches/{other['id']}", do="stop")
+        stopped = await send(here, f"/watches/{other['id']}", do="stop", sure="1")
         assert "Stopped watching" in stopped.text
         assert (await relay.watch(other["id"]))["state"] == "cancelled"
         token = token_of(stopped)

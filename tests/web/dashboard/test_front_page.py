@@ -119,14 +119,15 @@ async def test_a_day_is_counted_once_and_then_only_where_it_grows(db: Database) 
     counted = await day.read(NOW)
     assert len(counted.ends) == len(counted.settled) == SLICES
     assert counted.ends[-1].counts == {"completed": 1}
-    assert counted.success is None
+    assert counted.success() is None
 
     end(db, rows.watch(db, app, "task-2"), NOW + SLICE)
     (claim,) = db.run_here(rows.claim_of, outbox, NOW + SLICE, NOW + SLICE + 1, "me.1", 1)
     db.run_here(outbox.record, [outbox.Tried(claim, None, 1, DeliveryState.DEAD, None, NOW + SLICE, "why")])
     counted = await day.read(NOW + SLICE)
     assert [one.counts for one in counted.ends[-2:]] == [{"completed": 1}, {"completed": 1}]
-    assert counted.success == 0.0
+    assert counted.success() == 0.0
+    assert LastDay([], [Slice(0, {"delivered": 1})], []).success(failing=3) == 0.25, "what fails is not left out"
     assert total(counted.ends, State.COMPLETED) == 2
 
     later = await day.read(NOW + SLICE * (SLICES + 1))

@@ -54,7 +54,7 @@ class Fleet:
     async def providers(self, request: Request, session: Session) -> Response:
         """Show what can be watched here, and how well it answers: `GET /providers`."""
         counts = await self._context.db.read(reports.counts)
-        upstreams = await health(self._context.upstreams, counts)
+        upstreams = await health(self._context.upstreams, counts, self._context.actions.learned)
         return self._frame.page(request, session, "providers.html", None, health=upstreams)
 
     @property

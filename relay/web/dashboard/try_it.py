@@ -8,7 +8,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from relay.actions import WatchRequest
+from relay.channels.watch_request import WatchRequest
 from relay.errors import Conflict, Invalid, RelayError
 from relay.store import alerts, apps
 from relay.store.apps import App

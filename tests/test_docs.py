@@ -101,7 +101,7 @@ def test_the_lifecycle_has_the_numbers_of_unified_video() -> None:
     definition = load_definition(ROOT / "config/providers/unified-video.toml", {})
     rows = re.findall(r"^\| `(cadence|caution)\.(\w+)` \| ([\d.]+) \|", page("lifecycle.md"), re.MULTILINE)
     fields = (*dataclasses.fields(Cadence), *dataclasses.fields(Caution))
-    assert len(rows) == sum(field.default is not None for field in fields)
+    assert len(rows) == sum(field.default is not None and field.type != "bool" for field in fields)
     for table, key, value in rows:
         assert getattr(getattr(definition, table), key) == float(value), key
 

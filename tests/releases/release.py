@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.flow.formation import run
 from tests.support.processes import Serve, serve
 
-BEFORE = "70965741e54ac1883d6acc29f9d2e9fe697f98d4"
+BEFORE = "58d21f210dce0c7afdb571a0f028e3f0f98fae72"
 """The release that this one takes over from. A newer release names a newer commit here."""
 
 

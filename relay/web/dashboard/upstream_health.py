@@ -37,13 +37,28 @@ class UpstreamHealth:
     asking: int
     paused: float
 
+    @property
+    def ready(self) -> bool:
+        """Return whether apps can have it asked without a key or an address of their own."""
+        return self.provider.configured and not self.provider.lacks_key(None)
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do where it is not ready."""
+        return self.provider.key_remedy if self.provider.configured else self.provider.remedy
+
+    @property
+    def busy(self) -> bool:
+        """Return whether there is something to show of it."""
+        return bool(self.in_flight or self.kinds)
+
 
 async def health(upstreams: Upstreams, counts: Counts, learned: Learned) -> list[UpstreamHealth]:
     """Return how well each upstream answers; those with most under way first."""
     await learned.refresh()
     answers = _answers()
     healths = [_health(provider, upstreams, counts, answers, learned) for provider in await upstreams.readable()]
-    return sorted(healths, key=lambda of: (not of.provider.configured, -of.in_flight, of.provider.name))
+    return sorted(healths, key=lambda of: (not (of.busy or of.ready), -of.in_flight, of.provider.name))
 
 
 def _health(

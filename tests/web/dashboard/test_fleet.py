@@ -72,8 +72,16 @@ async def test_what_cannot_be_is_refused(here: httpx.AsyncClient, fields: dict[s
 
 async def test_providers_are_listed_with_what_they_lack(here: httpx.AsyncClient) -> None:
     page = (await here.get("/providers")).text
-    assert re.search(r'<li id="p-unified-video".*?in use', page, re.DOTALL)
-    assert re.search(r'<li id="p-runway"', page)
+    ready = re.search(r'<li id="p-unified-video".*?</li>', page, re.DOTALL)
+    assert ready
+    assert ">ready<" in ready[0]
+    keyless = re.search(r'<li id="p-runway".*?</li>', page, re.DOTALL)
+    assert keyless
+    assert ">no key<" in keyless[0]
+    assert "RUNWAY_API_KEY" in keyless[0]
+    front = (await here.get("/")).text
+    assert '<li id="p-unified-video"' in front
+    assert '<li id="p-runway"' not in front, "what is neither ready nor asked is on its own page"
 
 
 async def test_a_task_of_the_sandbox_is_tried_by_a_button(relay: Caller, receiver: parties.Receiver, name: str) -> None:

@@ -218,7 +218,7 @@ def declared_providers(
     no_sandbox = not settings.sandbox_on and not environ.get(variable("sandbox", "BASE_URL"))
 
     def list_files() -> dict[str, Path]:
-        files = {file.stem: file for file in sorted(folder.glob("*.toml"))}
+        files = {file.stem: file for file in sorted(folder.glob("*.toml"), key=lambda file: file.stem)}
         if no_sandbox:
             files.pop("sandbox", None)
         return {name: file for name, file in files.items() if not settings.providers or name in settings.providers}

@@ -41,7 +41,7 @@ MOST = 2_000
 FEW = 3_000
 """Rows that a transaction may read: no more than it may claim, save or list, and what belongs to them."""
 
-BATCH = 35_000
+BATCH = 45_000
 """Rows that 1,000 registrations may read, and what is counted up to a limit."""
 
 MANY = ("watches are registered", "messages are claimed", "the figures of the front page")

@@ -78,7 +78,7 @@ def test_attention_is_for_dead_then_held_then_long_pending_and_nothing_else(db: 
     assert (found[0].task_id, found[0].app, found[0].reason) == ("task-dead", "shop", "why")
     assert len(db.run_here(reports.needing_attention, later, 2)) == 2
     counts = db.run_here(reports.counts)
-    assert counts == reports.Counts(0, {}, dead=1, held=1)
+    assert counts == reports.Counts(0, {}, dead=1, held=1, failing=1)
 
 
 def test_progress_that_was_not_taken_needs_no_attention(db: Database) -> None:

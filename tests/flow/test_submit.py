@@ -109,7 +109,7 @@ async def kill_often(database_url: str, folder: Path, kills: int) -> None:
         async with serve(environ, folder) as relay:
             await relay.ready()
             client.come(relay.url)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(60 + 2 * kills):
                 await asyncio.gather(*orders)
             assert await everything(relay, "/v1/submissions", state="sending") == []
             watched = {watch["task_id"] for watch in await everything(relay, "/v1/watches")}

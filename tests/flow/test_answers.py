@@ -115,6 +115,6 @@ async def test_the_address_of_a_router_that_knows_no_route_is_in_the_metrics_and
         return page if "the address of unified-video looks wrong" in page else None
 
     page = await until(shown)
-    assert page.index("Upstreams that need attention") < page.index("In flight</h2>")
+    assert page.index("Upstreams that need attention") < page.index('id="flight-title"')
     assert "check UNIFIED_VIDEO_BASE_URL" in page
     assert len(receiver.posts) == 0

@@ -68,7 +68,7 @@ def test_a_reader_that_stands_still_delays_nothing_and_what_it_missed_is_counted
         logging.info("line %d %s", n, "x" * 2000)
         slowest = max(slowest, time.perf_counter() - started)
     missed = round(dropped() - before)
-    assert slowest < 1
+    assert slowest < 10, "nobody reads, so a line that waits would wait for ever"
     assert missed > 0
     lines = read_until(pipe, NOTICE)
     assert numbers(lines[:-1]) == list(range(count - missed)), "in order, up to the gap"

@@ -13,7 +13,7 @@ import orjson
 import sqlalchemy as sa
 import structlog
 
-from relay.errors import ConfigError, StoreUnavailable
+from relay.errors import StoreUnavailable
 from relay.model.cadence import Cadence, next_poll
 from relay.model.event import TERMINAL_EVENTS, Event, EventData, EventType, Upstream, event
 from relay.model.outlook import due_by, expected_end, is_late, lesson_of, mark_of
@@ -112,7 +112,7 @@ class Poller(ClaimLoop[polling.PollClaim]):
         """Save a poll that told nothing, so that the backoff and the deadline hold."""
         now = self._clock()
         cadence = self._cadence or Cadence(learn=False)
-        with contextlib.suppress(Unaskable, ConfigError):
+        with contextlib.suppress(Exception):  # the fault may be in what finds the provider
             cadence = self._provider(claim).cadence(self._cadence)
         reading = Reading(Kind.NOT_ANSWERED, error=INTERNAL)
         watch = transition(claim.watch, reading, now, Caution())

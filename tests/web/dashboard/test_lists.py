@@ -82,13 +82,18 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("path", ["/watches", "/deliveries", "/deliveries/again"])
-@pytest.mark.parametrize(("field", "value", "status"), HOSTILE)
+@pytest.mark.parametrize(
+    ("path", "field", "value", "status"),
+    [
+        (path, *case)
+        for path in ("/watches", "/deliveries", "/deliveries/again")
+        for case in HOSTILE
+        if (path, case[0]) != ("/deliveries/again", "after")  # it has no pages
+    ],
+)
 async def test_hostile_filters_are_refused_or_find_nothing(
     here: httpx.AsyncClient, path: str, field: str, value: Any, status: int
 ) -> None:
-    if path == "/deliveries/again" and field == "after":
-        pytest.skip("it has no pages")
     page = await here.get(path, params={field: value})
     assert page.status_code == status, page.text
     assert page.headers["content-type"].startswith("text/html")

@@ -42,7 +42,7 @@ def test_one_seed_is_one_order_of_events() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_oracle_notices_a_guard_that_is_missing() -> None:
-    print(simulation("mutants", "10", *QUICK))
+    print(simulation("mutants", "20", *QUICK))
 
 
 @pytest.mark.long

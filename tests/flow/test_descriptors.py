@@ -122,4 +122,8 @@ async def test_callers_that_sit_there_are_closed_for_new_ones(tmp_path: Path, up
 async def test_a_low_limit_is_raised_as_far_as_it_may_be_and_shown(tmp_path: Path, upstream: Upstream) -> None:
     async with running(tmp_path, upstream, (256, 1024)) as relay:
         assert resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE) == (1024, 1024)
-        assert "descriptors=1024" in relay.log.read_text()
+
+        async def shown() -> bool:
+            return "descriptors=1024" in relay.log.read_text()
+
+        await until(shown)

@@ -8,7 +8,6 @@ looks is the caller's business.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,7 +167,7 @@ class Actions:
         expires_at = now + round(expires_in * 1000)
         cadence = provider.cadence(self.settings.poll_interval)
         key = (app_id, provider.name, request.task_id)
-        chance = None if provider.definition.bulk else random.random()  # noqa: S311 - it spreads queries
+        chance = self.upstreams.chance(provider.name)
         first_poll_at, late_at = self.learned.outlook(app_id, provider.name, cadence, request.late_after, now, chance)
         return Registration(
             *key,

@@ -22,6 +22,7 @@ from relay.outbound.codings import decode
 from relay.outbound.connections import Connections, RawResponse
 from relay.outbound.connector import Connector, Origin, Unresolved, Untrusted, refused_by_proxy
 from relay.outbound.deadline import Deadline
+from relay.outbound.descriptors import NoRoom
 from relay.outbound.prepared import NONE, DecodedResponse, PreparedRequest, origin_of
 from relay.outbound.reservations import FREE, Reservations
 from relay.security.guard import Blocked, Guard
@@ -44,6 +45,17 @@ def failure_class(error: Exception) -> str:
     One of dns, connect, tls, timeout, disconnected, blocked, and for everything else protocol: it was not HTTP.
     """
     return next((name for kind, name in _CLASSES if isinstance(error, kind)), "protocol")
+
+
+def failure_of(error: Exception) -> str:
+    """Return what kept an upstream from answering, as `failure_class` sorts it.
+
+    Raises:
+        NoRoom: relay itself had no connection to spare, which says nothing about the upstream.
+    """
+    if isinstance(error, NoRoom):
+        raise error
+    return failure_class(error)
 
 
 def tls_context() -> ssl.SSLContext:

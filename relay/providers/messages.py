@@ -15,9 +15,7 @@ from relay.model.reading import Reading
 from relay.model.times import Millis
 from relay.outbound.codings import READABLE
 from relay.outbound.deadline import Deadline
-from relay.outbound.descriptors import NoRoom
 from relay.outbound.prepared import DecodedResponse, Exchanger, PreparedRequest
-from relay.outbound.transport import failure_class
 from relay.providers.credentials import UNUSABLE, Credential, Credentials
 from relay.providers.definition import Definition
 from relay.providers.document import Answer
@@ -215,17 +213,6 @@ class Messages:
         return self._exchanger.prepare(
             httpx.Request(method, base, headers=headers, stream=httpx.ByteStream(b""), extensions=extensions)
         )
-
-
-def failure_of(error: Exception) -> str:
-    """Return what kept the upstream from answering, in a word.
-
-    Raises:
-        NoRoom: relay itself had no connection to spare, which says nothing about the upstream.
-    """
-    if isinstance(error, NoRoom):
-        raise error
-    return failure_class(error)
 
 
 def _headers_read(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

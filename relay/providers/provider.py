@@ -16,6 +16,7 @@ from relay.model.reading import TOO_LARGE, Kind, Reading
 from relay.model.times import Millis
 from relay.outbound.lane import Limit
 from relay.outbound.prepared import Exchanger
+from relay.outbound.transport import failure_of
 from relay.providers.addresses import QueryAddress
 from relay.providers.bulk import MISSING, SharedReading, unshared
 from relay.providers.credentials import Credential, flaw_of
@@ -24,7 +25,7 @@ from relay.providers.document import Answer
 from relay.providers.follow import FollowUp, NoFollowUp
 from relay.providers.hosts import Standing, Unaskable, address_of, standing
 from relay.providers.id_form import IdForm
-from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, MAX_TEMPLATES, QUERY, Messages, failure_of
+from relay.providers.messages import BULK, FOLLOW_UP, MAX_KEPT, MAX_TEMPLATES, QUERY, Messages
 from relay.providers.passing import KeyPlaces
 from relay.providers.placeholders import as_sent, as_text, filled, filled_url
 from relay.providers.reader import Reader, not_answered

@@ -14,9 +14,8 @@ from relay.model.reading import Kind, Problem, Reading
 from relay.model.retry import parse_retry_after
 from relay.model.times import Millis
 from relay.outbound.codings import READABLE
-from relay.outbound.descriptors import NoRoom
 from relay.outbound.prepared import DecodedResponse, Exchanger
-from relay.outbound.transport import failure_class
+from relay.outbound.transport import failure_of
 from relay.providers.answer_paths import ErrorPaths
 from relay.providers.auth import ASSERTION, OAuth
 from relay.providers.fields import number_of
@@ -82,10 +81,8 @@ class TokenEndpoint:
             values[ASSERTION], _ = signed(self._table.assertion, parts, now)
         try:
             response = await self._asked(values)
-        except NoRoom:
-            raise
         except httpx.HTTPError as error:
-            failure = failure_class(error)
+            failure = failure_of(error)
             return self._none(failure, str(error) or failure)
         if 200 <= response.status < 300 and (given := self._given(response.body)):
             return given

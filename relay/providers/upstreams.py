@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -121,6 +122,11 @@ class Upstreams(Mapping[str, Provider]):
     def missing(self, name: str) -> str:
         """Return why there is no provider of this name, in words for an app."""
         return self._providers.missing(name)
+
+    def chance(self, name: str) -> float | None:
+        """Return what spreads the polls of a provider; None where they come due together, to share queries."""
+        provider = self.get(name)
+        return None if provider and provider.definition.bulk else random.random()  # noqa: S311
 
     def no_provider(self, name: str) -> Unaskable:
         """Return what to tell an app that asked for a provider that there is not, and where it finds the right name."""

@@ -69,6 +69,10 @@ class Vault:
         except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
             raise ConfigError(f"the sealed value of {owner} was altered or belongs to another row") from None
 
+    def open_text(self, sealed: bytes | None, owner: str) -> str | None:
+        """Open a text that was sealed for an owner, if there is one. It raises as `open` does."""
+        return None if sealed is None else self.open(sealed, owner).decode()
+
 
 def upstream_key_owner(app_id: str, provider: str, task_id: str) -> str:
     """Return the owner for whom a watch's upstream key is sealed. It needs no watch id, which comes later."""

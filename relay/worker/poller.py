@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -156,17 +155,13 @@ class Poller(ClaimLoop[polling.PollClaim]):
 
     def _provider(self, claim: polling.PollClaim) -> Provider:
         """Return what to ask about a claim. It raises `Unaskable`, as `Upstreams.find` does."""
-        inline = None
-        if claim.inline is not None:
-            owner = inline_owner(claim.app_id, claim.provider, claim.task_id)
-            inline = self._vault.open(claim.inline, owner).decode()
+        owner = inline_owner(claim.app_id, claim.provider, claim.task_id)
+        inline = self._vault.open_text(claim.inline, owner)
         return self._upstreams.find(claim.provider, claim.task_id, claim.upstream_base, inline)
 
     def _upstream_key(self, claim: polling.PollClaim) -> str | None:
-        if claim.upstream_key is None:
-            return None
         owner = upstream_key_owner(claim.app_id, claim.provider, claim.task_id)
-        return self._vault.open(claim.upstream_key, owner).decode()
+        return self._vault.open_text(claim.upstream_key, owner)
 
     async def _put_off(self, claim: polling.PollClaim, wait: float, obstacle: Obstacle) -> polling.Polled:
         """Give the row back, due again after `wait` seconds, unless its deadline is over and it cannot be asked."""
@@ -205,7 +200,7 @@ class Poller(ClaimLoop[polling.PollClaim]):
             told = _event(claim, watch, TERMINAL_EVENTS[watch.state], outbox.END, watch.ended_at, upstream)
         else:
             plan = plan and plan.sharpened(mark_of(watch, progress_at))
-            due = next_poll(cadence, watch, reading, asked_at, now, self._chance(claim.provider), plan)
+            due = next_poll(cadence, watch, reading, asked_at, now, self._upstreams.chance(claim.provider), plan)
             if pace is not None:
                 before = claim.last_poll_at or watch.created_at
                 due = min(watch.expires_at, pace.due(asked_at, due, before))
@@ -232,11 +227,6 @@ class Poller(ClaimLoop[polling.PollClaim]):
             late_told_at=late_told_at,
             lesson=lesson_of(claim.watch, watch, claim.last_poll_at, cadence),
         )
-
-    def _chance(self, name: str) -> float | None:
-        """Return what spreads the polls of a provider; None where they come due together, to share queries."""
-        provider = self._upstreams.get(name)
-        return None if provider and provider.definition.bulk else random.random()  # noqa: S311
 
     async def _save(self, polled: Sequence[polling.Polled]) -> Sequence[None]:
         wanted = Counter(poll.claim.app_id for poll in polled for _ in range(PER_EVENT) if poll.event)

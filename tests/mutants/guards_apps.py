@@ -50,20 +50,6 @@ GUARDS = (
     ),
     # Creates
     Guard(
-        "a create leads to no other path",
-        "providers/submit.py",
-        "    if found is None or leads_elsewhere(path):\n",
-        "    if found is None:\n",
-        "providers/test_submit::test_no_path_leads_elsewhere",
-    ),
-    Guard(
-        "headers of a create stop here in any writing",
-        "providers/passing.py",
-        'return name.lower().replace(b"_", b"-")',
-        "return name.lower()",
-        "web/api/test_via::test_headers_that_say_something_about_the_connection_or_the_caller_stop_here",
-    ),
-    Guard(
         "headers that Connection names stop here",
         "providers/passing.py",
         '    named = (value for name, value in headers if _plain(name) == b"connection")\n',
@@ -71,32 +57,11 @@ GUARDS = (
         "web/api/test_via::test_headers_that_say_something_about_the_connection_or_the_caller_stop_here",
     ),
     Guard(
-        "an upstream's answer says nothing for relay",
-        "providers/passing.py",
-        "        and not _plain(name).startswith(_NOT_BACK_BEGINS)\n",
-        "",
-        "web/api/test_via::test_of_the_answer_stops_what_is_not_the_upstreams_to_say",
-    ),
-    Guard(
         "a caller that leaves takes no create along",
         "submissions/submitting.py",
         "return await asyncio.shield(self._track(self._submit(app_id, call)))",
         "return await self._submit(app_id, call)",
         "web/api/test_via::test_a_handler_that_is_cancelled_loses_no_create",
-    ),
-    Guard(
-        "a key of another request is no key of this one",
-        "submissions/submitting.py",
-        "        if holder.request_digest != key.request:\n",
-        "        if False:\n",
-        "web/api/test_via::test_the_same_request_gets_the_first_answer",
-    ),
-    Guard(
-        "the body of a create is bounded",
-        "web/api/via.py",
-        "BodyLimits(context.settings.max_submit, BODY_DEADLINE, BODY_PAUSE)",
-        "BodyLimits(1 << 40, BODY_DEADLINE, BODY_PAUSE)",
-        "web/api/test_via::test_bodies_are_bounded",
     ),
     # Slack
     Guard(

@@ -92,7 +92,7 @@ GUARDS = (
     ),
     Guard(
         "to have no descriptor left is no miss",
-        "providers/messages.py",
+        "outbound/transport.py",
         "if isinstance(error, NoRoom):",
         "if False:",
         "providers/test_provider::test_to_have_no_descriptor_left_is_no_miss",

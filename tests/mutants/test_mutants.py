@@ -10,34 +10,21 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from tests.mutants import (
-    guards_apps,
-    guards_connections,
-    guards_creates,
-    guards_outbound,
-    guards_secrets,
-    guards_state,
-    guards_web,
-)
 from tests.mutants.guard import Guard
 from tests.test_docs_security import NAMED, threats
 
 ROOT = Path(__file__).parents[2]
 
-FILES = (
-    guards_apps,
-    guards_connections,
-    guards_creates,
-    guards_outbound,
-    guards_secrets,
-    guards_state,
-    guards_web,
+GUARDS = tuple(
+    guard
+    for file in sorted(Path(__file__).parent.glob("guards_*.py"))
+    for guard in import_module(f"tests.mutants.{file.stem}").GUARDS
 )
-GUARDS = tuple(guard for file in FILES for guard in file.GUARDS)
 
 PATIENCE = 900
 """Seconds that the tests of one guard may take on a busy machine."""

@@ -150,8 +150,7 @@ def _provider(context: Context, app: apps.App, name: str, task_id: str, known: L
     base = inline = None
     if known is not None:
         base = known.upstream_base
-        if known.inline is not None:
-            inline = context.vault.open(known.inline, inline_owner(app.id, name, task_id)).decode()
+        inline = context.vault.open_text(known.inline, inline_owner(app.id, name, task_id))
     try:
         return context.upstreams.find(name, task_id, base, inline)
     except Unaskable as why:
@@ -177,10 +176,9 @@ def _key(upstream: Provider, own_key: str | None, watch_key: str | None) -> str 
 
 def _watch_key(context: Context, app: apps.App, task_id: str, known: LastAnswer | None) -> str | None:
     """Return the upstream key of the app's watch of a task; None for the deployment's."""
-    if known is None or known.upstream_key is None:
+    if known is None:
         return None
-    owner = upstream_key_owner(app.id, known.provider, task_id)
-    return context.vault.open(known.upstream_key, owner).decode()
+    return context.vault.open_text(known.upstream_key, upstream_key_owner(app.id, known.provider, task_id))
 
 
 async def _asked(context: Context, app: apps.App, provider: Provider, task_id: str, key: str | None) -> Answer:

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from relay.cli import cli
-from relay.store import Database, migrate, polling
+from relay.store import Database, polling
 from relay.store.schema import watches
 from tests.support import rows
+from tests.support.databases import migrated_file
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -19,11 +20,10 @@ CONFIG = Path(__file__).parents[2] / "config"
 @pytest.fixture
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """The database of the command."""
-    url = f"sqlite:///{tmp_path / 'relay.db'}"
+    url = migrated_file(tmp_path / "relay.db")
     monkeypatch.setenv("RELAY_CONFIG", str(CONFIG))
     monkeypatch.setenv("DATABASE_URL", url)
     db = Database(url)
-    db.run_here(migrate.upgrade)
     yield db
     db.close()
 

@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from relay.store import Database, migrate
 from tests.support import parties
 from tests.support.deployment import SECRET, environment
 from tests.support.parties import until
@@ -63,12 +62,6 @@ async def until_readyz(process: Serve, status: int) -> dict[str, Any]:
             await asyncio.sleep(0.05)
 
 
-def migrated(url: str) -> None:
-    db = Database(url)
-    db.run_here(migrate.upgrade)
-    db.close()
-
-
 async def register(process: Serve, task_id: str, receiver: parties.Receiver) -> dict[str, Any]:
     target = {"type": "webhook", "url": f"{receiver.url}/{task_id}"}
     answer = await process.http.post("/v1/watches", json={"task_id": task_id, "targets": [target]})
@@ -87,13 +80,12 @@ async def checked(environ: dict[str, str], folder: Path) -> str:
 
 @pytest.mark.parametrize("seconds", [DAYS, -DAYS])
 async def test_a_process_that_starts_with_a_wrong_clock_claims_nothing_until_it_is_right(
-    seconds: int, postgres_url: str, upstream: parties.Upstream, receiver: parties.Receiver, tmp_path: Path
+    seconds: int, migrated_postgres_url: str, upstream: parties.Upstream, receiver: parties.Receiver, tmp_path: Path
 ) -> None:
-    migrated(postgres_url)
     upstream.scripts["task"] = [parties.says("pending"), parties.done()]
     clock = FakeClock(tmp_path / "at")
     clock.set(seconds)
-    plain = environment(postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url)
+    plain = environment(migrated_postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url)
     async with serve({**plain, **clock.environ}, tmp_path) as wrong:
         (reason,) = (await until_readyz(wrong, 503))["reasons"]
         assert ("ahead of" if seconds > 0 else "behind") in reason
@@ -116,15 +108,14 @@ async def off_is_found(environ: dict[str, str], folder: Path) -> bool:
 
 
 async def test_what_is_under_way_when_the_clock_jumps_ends_by_the_right_time(
-    postgres_url: str, upstream: parties.Upstream, receiver: parties.Receiver, tmp_path: Path
+    migrated_postgres_url: str, upstream: parties.Upstream, receiver: parties.Receiver, tmp_path: Path
 ) -> None:
     """A query and an attempt: the task does not expire, and the retry is not put off by days."""
-    migrated(postgres_url)
     upstream.scripts["asked"] = [parties.Answer(parties.says("pending").body, after=3), parties.done()]
     upstream.scripts["told"] = parties.done()
     receiver.scripts["/told"] = [parties.Answer(status=500, after=3), parties.Answer()]
     clock = FakeClock(tmp_path / "at")
-    environ = {**environment(postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url), **clock.environ}
+    environ = {**environment(migrated_postgres_url, UNIFIED_VIDEO_BASE_URL=upstream.url), **clock.environ}
     async with serve(environ, tmp_path) as process:
         await process.ready()
         await register(process, "told", receiver)

@@ -18,7 +18,8 @@ import pytest
 import sqlalchemy as sa
 
 from relay.outbound.receivers import MAX_UNDER_WAY, PER_RECEIVER
-from relay.store import Database, invariants, migrate, outage
+from relay.store import Database, invariants, outage
+from tests.support.databases import migrated
 from tests.support.deployment import Deployment, deployment, environment
 from tests.support.parties import Answer, Receiver, Upstream, done, says, until
 from tests.support.processes import Serve, serve
@@ -189,9 +190,7 @@ class Server:
 def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="relay-pg-", dir="/tmp") as folder:
         server = Server(folder)
-        db = Database(server.url)
-        db.run_here(migrate.upgrade)
-        db.close()
+        migrated(server.url)
         yield server
         server.server.cleanup()
 

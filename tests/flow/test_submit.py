@@ -15,7 +15,6 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from relay.store import Database, migrate
 from tests.support.deployment import API_KEY, environment
 from tests.support.maker import Maker, making, never, says
 from tests.support.parties import until
@@ -144,12 +143,11 @@ async def test_the_same_two_hundred_times(database_url: str, tmp_path: Path) -> 
     await kill_often(database_url, tmp_path, 200)
 
 
-async def test_two_processes_and_fifty_callers_with_ten_keys_make_ten_tasks(postgres_url: str, tmp_path: Path) -> None:
-    db = Database(postgres_url)
-    db.run_here(migrate.upgrade)
-    db.close()
+async def test_two_processes_and_fifty_callers_with_ten_keys_make_ten_tasks(
+    migrated_postgres_url: str, tmp_path: Path
+) -> None:
     async with making() as maker:
-        environ = environment(postgres_url, UNIFIED_VIDEO_BASE_URL=maker.url)
+        environ = environment(migrated_postgres_url, UNIFIED_VIDEO_BASE_URL=maker.url)
         async with serve(environ, tmp_path, "web") as one, serve(environ, tmp_path, "web") as other:
             clients = [Client(), Client()]
             for client, relay in zip(clients, (one, other), strict=True):
@@ -161,13 +159,10 @@ async def test_two_processes_and_fifty_callers_with_ten_keys_make_ten_tasks(post
         assert all(len(tasks) == 1 for tasks in answers), "two answers to one key"
 
 
-async def test_what_a_dead_process_was_sending_is_unknown_to_others(postgres_url: str, tmp_path: Path) -> None:
-    db = Database(postgres_url)
-    db.run_here(migrate.upgrade)
-    db.close()
+async def test_what_a_dead_process_was_sending_is_unknown_to_others(migrated_postgres_url: str, tmp_path: Path) -> None:
     async with making() as maker:
         maker.answer = never
-        environ = environment(postgres_url, UNIFIED_VIDEO_BASE_URL=maker.url)
+        environ = environment(migrated_postgres_url, UNIFIED_VIDEO_BASE_URL=maker.url)
         async with serve(environ, tmp_path, "web") as other, serve(environ, tmp_path, "web") as relay:
             await other.ready()
             await relay.ready()

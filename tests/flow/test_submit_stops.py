@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import Response
 
-from relay.store import Database, migrate, submissions
+from relay.store import Database, submissions
 from tests.support.deployment import environment
 from tests.support.maker import making, never
 from tests.support.parties import until
@@ -25,8 +25,6 @@ GRACE = 6.0
 async def test_creates_are_drained_within_the_grace_time_and_the_rest_is_unknown(
     database_url: str, tmp_path: Path, command: str
 ) -> None:
-    db = Database(database_url)
-    db.run_here(migrate.upgrade)
     async with making() as maker:
         go_on = asyncio.Event()
 
@@ -68,6 +66,7 @@ async def test_creates_are_drained_within_the_grace_time_and_the_rest_is_unknown
             assert await asked[1] == (504, "submission_unknown", "false")
             assert await stopping == 0, relay.log.read_text()
             assert time.monotonic() - told < GRACE + 2
+    db = Database(database_url)
     with db.engine.connect() as tx:
         rows = tx.execute(submissions.submissions.select().order_by(submissions.submissions.c.id)).all()
     db.close()

@@ -16,7 +16,7 @@ from relay.outbound.callers import Caller, CallKind
 from relay.outbound.lane import Limit
 from relay.outbound.lanes import Lanes
 from relay.outbound.leases import Leases
-from relay.store import Database, migrate
+from relay.store import Database
 from tests.support import loopback
 
 pytestmark = pytest.mark.anyio
@@ -66,9 +66,6 @@ class Process:
 
 @asynccontextmanager
 async def processes(url: str, count: int) -> AsyncIterator[list[Process]]:
-    db = Database(url)
-    db.run_here(migrate.upgrade)
-    db.close()
     found = [Process(url, f"p{n}") for n in range(count)]
     yield found
     for process in found:
@@ -93,7 +90,7 @@ def most_in_a_second(starts: list[float]) -> int:
     return max(sum(first <= at < first + 1 for at in starts) for first in starts)
 
 
-async def test_three_processes_share_the_starts_of_every_second(postgres_url: str) -> None:
+async def test_three_processes_share_the_starts_of_every_second(migrated_postgres_url: str) -> None:
     """Times are those of sending: the network may bring two requests closer together."""
     starts: list[tuple[float, str]] = []
     limit = Limit(50, 20.0)
@@ -104,7 +101,7 @@ async def test_three_processes_share_the_starts_of_every_second(postgres_url: st
     async with (
         loopback.serving(answer) as server,
         httpx.AsyncClient(verify=False) as http,
-        processes(postgres_url, 3) as found,
+        processes(migrated_postgres_url, 3) as found,
     ):
 
         async def call(name: str) -> None:
@@ -125,7 +122,7 @@ async def test_three_processes_share_the_starts_of_every_second(postgres_url: st
     assert len([at for at, _ in starts if died + 3 <= at < died + 7]) >= 0.7 * 20 * 4, "what the dead one had is used"
 
 
-async def test_a_process_alone_has_all_and_shares_with_one_that_comes(postgres_url: str) -> None:
+async def test_a_process_alone_has_all_and_shares_with_one_that_comes(migrated_postgres_url: str) -> None:
     under_way: Counter[str] = Counter()
     most = 0
     limit = Limit(6)
@@ -144,7 +141,7 @@ async def test_a_process_alone_has_all_and_shares_with_one_that_comes(postgres_u
             while {name: under_way[name] for name in wanted} != wanted:
                 await asyncio.sleep(0.01)
 
-    async with processes(postgres_url, 2) as (one, other), asking([one], limit, call):
+    async with processes(migrated_postgres_url, 2) as (one, other), asking([one], limit, call):
         await reached(p0=6)
         async with asking([other], limit, call):
             await reached(p0=3, p1=3)
@@ -153,8 +150,8 @@ async def test_a_process_alone_has_all_and_shares_with_one_that_comes(postgres_u
     assert most == 6
 
 
-async def test_a_pause_that_one_process_has_earned_holds_in_the_others(postgres_url: str) -> None:
-    async with processes(postgres_url, 2) as (one, other):
+async def test_a_pause_that_one_process_has_earned_holds_in_the_others(migrated_postgres_url: str) -> None:
+    async with processes(migrated_postgres_url, 2) as (one, other):
         for process in (one, other):
             assert await process.lanes.enter(LANE, Limit(10), POLL) == 0
         for _ in range(3):
@@ -167,8 +164,8 @@ async def test_a_pause_that_one_process_has_earned_holds_in_the_others(postgres_
         assert await other.lanes.enter(LANE, Limit(10), POLL) > 50
 
 
-async def test_without_the_database_nothing_begins_once_the_lease_is_over(postgres_url: str) -> None:
-    async with processes(postgres_url, 1) as (one,):
+async def test_without_the_database_nothing_begins_once_the_lease_is_over(migrated_postgres_url: str) -> None:
+    async with processes(migrated_postgres_url, 1) as (one,):
         assert await one.lanes.enter(LANE, Limit(10), POLL) == 0
         await one.leases.aclose()  # as if the database did not answer any more
         async with asyncio.timeout(20):
@@ -182,9 +179,9 @@ async def test_without_the_database_nothing_begins_once_the_lease_is_over(postgr
             await caller
 
 
-async def test_the_mirror_waits_for_the_first_lease_only(postgres_url: str) -> None:
+async def test_the_mirror_waits_for_the_first_lease_only(migrated_postgres_url: str) -> None:
     mirror = Caller(CallKind.MIRROR, "app")
-    async with processes(postgres_url, 1) as (one,):
+    async with processes(migrated_postgres_url, 1) as (one,):
         assert await one.lanes.enter(LANE, Limit(100), mirror) == 0
         waits = await asyncio.gather(*(one.lanes.enter(LANE, Limit(100), mirror) for _ in range(20)))
         assert waits.count(0) == 11

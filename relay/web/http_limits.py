@@ -151,10 +151,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the deadline of the body: the head is complete.
 
         Raises:
-            ValueError: it names no host, or more than one, so that a proxy could read it otherwise.
+            ValueError: it names no version that has headers, no host, or more than one: a proxy could read it otherwise.
         """
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise ValueError("a request with headers is one of HTTP/1")
         hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
             raise ValueError("a request names one host")  # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
         self._in_head = False
         self._move(MESSAGE_DEADLINE)

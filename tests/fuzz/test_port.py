@@ -100,6 +100,8 @@ CORPUS: dict[str, tuple[bytes, Seen]] = {
     "HTTP/2 at once": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", REFUSED),
     "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", REFUSED),
     "HTTP/0.9": (b"GET /\r\n", REFUSED),
+    "headers of HTTP/0.9": (b"GET /HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok", REFUSED),
+    "HTTP/1.1 called 2": (b"POST / HTTP/2.0\r\nHost: x\r\nContent-Length: 2\r\n\r\nok", REFUSED),
     "an unknown version": (b"GET / HTTP/1.2\r\nHost: x\r\n\r\n", REFUSED),
     "two blanks": (b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n", [("GET", "/", b""), SAW_NEXT]),
     "a tab as a blank": (b"GET\t/ HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
@@ -114,7 +116,8 @@ async def saw(request: Request) -> PlainTextResponse:
     assert request.client is not None
     with contextlib.suppress(ClientDisconnect):
         body = await request.body()
-        request.app.state.seen[request.client.port].append((request.method, request.url.path, body))
+        target = request.scope["raw_path"] + (b"?" + query if (query := request.scope["query_string"]) else b"")
+        request.app.state.seen[request.client.port].append((request.method, target.decode("latin-1"), body))
     return PlainTextResponse("ok")
 
 
@@ -131,7 +134,8 @@ class Port:
         A request that is not complete is given up after a while.
         """
         reader, writer = await asyncio.open_connection("127.0.0.1", self._number)
-        seen = self._app.state.seen[writer.get_extra_info("sockname")[1]]
+        seen: Seen = []  # of this connection: thousands later, another one has its port again
+        self._app.state.seen[writer.get_extra_info("sockname")[1]] = seen
         answers = b""
         with contextlib.suppress(ConnectionError, TimeoutError):  # it may hang up with bytes unread
             async with asyncio.timeout(PATIENCE):
@@ -226,7 +230,7 @@ def by_h11(data: bytes) -> Seen:
                 break
         except h11.RemoteProtocolError:
             break
-        seen.append((request.method.decode(), request.target.decode(), body))
+        seen.append((request.method.decode(), request.target.decode("latin-1"), body))
         data, _ = parser.trailing_data
     return seen
 

@@ -208,7 +208,7 @@ GUARDS = (
     Guard(
         "a request names one host",
         "web/http_limits.py",
-        'if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):',
+        'if hosts > 1 or (hosts == 0 and version == "1.1"):',
         "if False:",
         "attack/test_limits::test_a_request_names_one_host",
     ),

@@ -5,8 +5,10 @@ Each reads a limited number of rows through an index, because an open page runs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +22,7 @@ from relay.store import deliveries as replay
 from relay.store import last_answers, misses, outbox, polling
 from relay.store import watches as watches_
 from relay.store.outbox import SINGLE_ATTEMPT
-from relay.store.schema import NEVER_ENDED, AnyRow, apps, changes, deliveries, lags, usage, watches
+from relay.store.schema import EACH_APP, NEVER_ENDED, AnyRow, apps, changes, deliveries, lags, usage, watches
 
 WINDOW = 1000
 """Rows that are searched for what has no index of its own."""
@@ -87,9 +89,25 @@ def in_flight(tx: sa.Connection, most: int) -> list[AnyRow]:
     watching = sa.select(newest.c.id).where(newest.c.state == State.WATCHING).order_by(newest.c.id.desc()).limit(most)
     chosen = list(tx.execute(watching).scalars())
     if len(chosen) < most:
-        polled_next = sa.select(c.id).where(c.next_poll_at.is_not(None)).order_by(c.next_poll_at).limit(most)
-        chosen = list(dict.fromkeys([*chosen, *tx.execute(polled_next).scalars()]))[:most]
+        chosen = list(dict.fromkeys([*chosen, *_polled_next(tx, most)]))[:most]
     return list(tx.execute(_cards(chosen).order_by(c.id.desc())))
+
+
+def _polled_next(tx: sa.Connection, most: int) -> list[str]:
+    """Return the watches of all apps that are polled next: they are among those of the apps that are asked first."""
+    c = watches.c
+    first = sa.select(sa.func.min(c.next_poll_at)).where(c.app_id == usage.c.app_id, c.next_poll_at.is_not(None))
+    app_ids = sa.select(usage.c.app_id).where(usage.c.watching > 0).order_by(first.scalar_subquery()).limit(most)
+    rows: list[AnyRow] = []
+    for app_id in tx.execute(app_ids).scalars().all():
+        rows += tx.execute(_of_app_next(app_id, most, c.next_poll_at, c.id))
+    return [row.id for row in sorted(rows)[:most]]
+
+
+def _of_app_next(app_id: str, most: int, *columns: sa.Column[Any]) -> sa.Select[Any]:
+    c = watches.c
+    of_app = sa.select(*columns).where(c.app_id == app_id, c.next_poll_at.is_not(None))
+    return of_app.order_by(c.next_poll_at).limit(most)
 
 
 def ended(tx: sa.Connection, most: int) -> list[AnyRow]:
@@ -162,8 +180,8 @@ class Counts:
 
     Attributes:
         watching: watches under way.
-        in_flight: by provider: how many are watching, and of how many of them the last answers told nothing. Of very
-            many watches, those that are polled next.
+        in_flight: by provider: how many are watching, and of how many of them the last answers told nothing. Of more
+            than `COUNTED` watches, each app's share of those that are polled next.
         dead, held, failing: deliveries, counted up to `COUNTED`; failing ones are still tried.
     """
 
@@ -176,18 +194,9 @@ class Counts:
 
 def counts(tx: sa.Connection) -> Counts:
     """Count what is under way and what is stuck, through partial indexes, and up to `COUNTED`."""
-    w, d = watches.c, deliveries.c
-    watching = tx.execute(sa.select(sa.func.sum(usage.c.watching))).scalar()
-    polled_next = (
-        sa.select(w.provider, w.misses).where(w.next_poll_at.is_not(None)).order_by(w.next_poll_at).limit(COUNTED)
-    )
-    first = polled_next.subquery().c
-    silent = sa.func.sum(sa.case((first.misses > 0, 1), else_=0))
-    query = sa.select(first.provider, sa.func.count(), silent).group_by(first.provider)
-    in_flight: dict[str, tuple[int, int]] = {}
-    for provider, count, silent_ones in tx.execute(query):
-        more = in_flight.get(family(provider), (0, 0))
-        in_flight[family(provider)] = (more[0] + count, more[1] + int(silent_ones))
+    d = deliveries.c
+    under_way = sa.select(usage.c.app_id, usage.c.watching).where(usage.c.watching > 0)
+    watching: dict[str, int] = {row.app_id: row.watching for row in tx.execute(under_way)}
     in_state = []
     for state in (DeliveryState.DEAD, DeliveryState.HELD):
         some = sa.select(d.id).where(d.state == _literal(state)).limit(COUNTED).subquery()
@@ -195,7 +204,23 @@ def counts(tx: sa.Connection) -> Counts:
     again = sa.and_(d.next_attempt_at.is_not(None), d.attempts > sa.literal_column("0", sa.Integer))
     failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT)).limit(COUNTED).subquery()
     in_state.append(tx.execute(sa.select(sa.func.count()).select_from(failing)).scalar_one())
-    return Counts(int(watching or 0), in_flight, *in_state)
+    return Counts(sum(watching.values()), _in_flight(tx, watching), *in_state)
+
+
+def _in_flight(tx: sa.Connection, watching: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return `Counts.in_flight`. Apps with few watches come first, and leave the rest of their shares to the others."""
+    seen, silent = Counter[str](), Counter[str]()
+    left = COUNTED
+    for number, (app_id, of_app) in enumerate(sorted(watching.items(), key=itemgetter(1))):
+        share = min(of_app, left // (len(watching) - number))
+        left -= share
+        some = _of_app_next(app_id, share, watches.c.provider, watches.c.misses).subquery().c
+        missed = sa.func.sum(sa.case((some.misses > 0, 1), else_=0))
+        query = sa.select(some.provider, sa.func.count(), missed).group_by(some.provider)
+        for provider, count, silent_ones in tx.execute(query):
+            seen[family(provider)] += count
+            silent[family(provider)] += int(silent_ones)
+    return {provider: (count, silent[provider]) for provider, count in seen.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +331,7 @@ def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) ->
     if (query := by_id.get(text.partition("_")[0])) is not None:
         chosen = list(tx.execute(query).scalars())
     if not chosen:
-        of_task = sa.and_(w.app_id.in_(sa.select(apps.c.id)), w.provider.in_(providers), w.task_id == text)
+        of_task = sa.and_(EACH_APP, w.provider.in_(providers), w.task_id == text)
         not_cancelled = sa.select(w.id).where(of_task, w.state != _literal(State.CANCELLED))
         of_inline = sa.and_(w.task_id == text, w.inline.is_not(None))
         inline = sa.select(w.id).where(of_inline, w.state != _literal(State.CANCELLED))

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    select,
     text,
 )
 
@@ -129,7 +130,6 @@ watches = Table(
         sqlite_where=text("state <> 'cancelled'"),
         postgresql_where=text("state <> 'cancelled'"),
     ),
-    partial_index("ix_watches_due", "next_poll_at IS NOT NULL", "next_poll_at"),
     partial_index("ix_watches_ended", "ended_at IS NOT NULL", "ended_at"),
     # Claims are fair: each app's due watches in their order.
     partial_index("ix_watches_app_due", "next_poll_at IS NOT NULL", "app_id", "next_poll_at"),
@@ -139,6 +139,9 @@ watches = Table(
     Index("ix_watches_app_provider", "app_id", "provider", "state", "id"),
     Index("ix_watches_app_task", "app_id", "task_id", "id"),
 )
+
+EACH_APP = watches.c.app_id.in_(select(apps.c.id))
+"""True of every watch. It leads a query that has no app through an index that begins with the app."""
 
 # The upstream's last JSON answer about a task; apart, because each poll rewrites the row of a watch. No row where the
 # event of the end holds that answer as it came.

@@ -14,15 +14,18 @@ from relay.model.delivery import Attempt, DeliveryState, Outcome, Verdict
 from relay.model.watch import State
 from relay.store import (
     Database,
+    clock_reset,
     deliveries,
     hot,
     last_answers,
     migrate,
     outbox,
     polling,
+    processes,
     registrations,
     reports,
     slack_messages,
+    troubles,
     watches,
 )
 from relay.store.schema import apps
@@ -44,7 +47,12 @@ FEW = 3_000
 BATCH = 45_000
 """Rows that 1,000 registrations may read, and what is counted up to a limit."""
 
-MANY = ("watches are registered", "messages are claimed", "the figures of the front page")
+MANY = (
+    "watches are registered",
+    "messages are claimed",
+    "watches wait for an upstream",
+    "the figures of the front page",
+)
 STEPS = 100
 """Instructions of SQLite's machine for a row."""
 
@@ -166,6 +174,9 @@ HOT: dict[str, Work] = {
     "deliveries of a state": lambda tx, app: deliveries.newest(tx, app, 51, None, DeliveryState.DEAD),
     "deliveries of a watch": lambda tx, app: deliveries.newest(tx, app, 51, None, None, ulid("wch", 3)),
     "a watch is stopped": lambda tx, app: watches.cancel(tx, app, ulid("wch", 3), NOW),
+    "a process is buried": lambda tx, _: processes.bury(tx, "dead", NOW - 100_000),
+    "the clock was set back": lambda tx, _: clock_reset.rebase(tx, NOW + 1),
+    "watches wait for an upstream": lambda tx, _: troubles.waiting(tx, "p0"),
     "what is overdue": lambda tx, _: reports.overdue(tx, NOW),
     "a task is searched": lambda tx, _: reports.search(tx, "task-0", ["p0", "p1"], 20),
     "the figures of the front page": lambda tx, _: reports.counts(tx),

@@ -53,6 +53,29 @@ def test_old_watches_in_flight_are_found_behind_many_that_have_ended(
     assert [row.id for row in db.run_here(reports.in_flight, 5)] == [old]
 
 
+def test_of_all_apps_those_are_found_that_are_polled_next(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "WINDOW", 0)
+    shop, lab, bakery = (rows.app(db, name) for name in ("shop", "lab", "bakery"))
+    dues = (shop, 5), (lab, 1), (bakery, 3), (shop, 0), (lab, 4), (lab, 2)
+    ids = {due: rows.watch(db, app, f"task-{due}", due=NOW + due) for app, due in dues}
+    for most in (1, 2, 4, 10):
+        found = {row.id for row in db.run_here(reports.in_flight, most)}
+        assert found == {ids[due] for due in range(min(most, 6))}
+
+
+def test_of_very_many_watches_each_app_has_its_share(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "COUNTED", 6)
+    for name, count in (("shop", 8), ("lab", 1), ("bakery", 5)):
+        app_id = rows.app(db, name)
+        for n in range(count):
+            rows.watch(db, app_id, f"task-{n}")
+        of_app = sa.update(schema.watches).where(schema.watches.c.app_id == app_id)
+        db.run_here(lambda tx, change: tx.execute(change), of_app.values(provider=name))
+    counts = db.run_here(reports.counts)
+    assert counts.watching == 14
+    assert counts.in_flight == {"lab": (1, 0), "bakery": (2, 0), "shop": (3, 0)}
+
+
 def test_ended_is_the_last_first(db: Database) -> None:
     app = rows.app(db)
     ids = [rows.watch(db, app, f"task-{n}") for n in range(3)]

@@ -22,7 +22,18 @@ from relay.store import deliveries as replay
 from relay.store import last_answers, misses, outbox, polling
 from relay.store import watches as watches_
 from relay.store.outbox import SINGLE_ATTEMPT
-from relay.store.schema import EACH_APP, NEVER_ENDED, AnyRow, apps, changes, deliveries, lags, usage, watches
+from relay.store.schema import (
+    EACH_APP,
+    NEVER_ENDED,
+    AnyRow,
+    apps,
+    cancelled_id,
+    changes,
+    deliveries,
+    lags,
+    usage,
+    watches,
+)
 
 WINDOW = 1000
 """Rows that are searched for what has no index of its own."""
@@ -105,9 +116,8 @@ def _polled_next(tx: sa.Connection, most: int) -> list[str]:
 
 
 def _of_app_next(app_id: str, most: int, *columns: sa.Column[Any]) -> sa.Select[Any]:
-    c = watches.c
-    of_app = sa.select(*columns).where(c.app_id == app_id, c.next_poll_at.is_not(None))
-    return of_app.order_by(c.next_poll_at).limit(most)
+    of_app = sa.select(*columns).where(watches.c.app_id == app_id, watches.c.next_poll_at.is_not(None))
+    return of_app.order_by(watches.c.next_poll_at).limit(most)
 
 
 def ended(tx: sa.Connection, most: int) -> list[AnyRow]:
@@ -197,14 +207,12 @@ def counts(tx: sa.Connection) -> Counts:
     d = deliveries.c
     under_way = sa.select(usage.c.app_id, usage.c.watching).where(usage.c.watching > 0)
     watching: dict[str, int] = {row.app_id: row.watching for row in tx.execute(under_way)}
-    in_state = []
-    for state in (DeliveryState.DEAD, DeliveryState.HELD):
-        some = sa.select(d.id).where(d.state == _literal(state)).limit(COUNTED).subquery()
-        in_state.append(tx.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+    dead, held = (sa.select(d.id).where(d.state == _literal(s)) for s in (DeliveryState.DEAD, DeliveryState.HELD))
     again = sa.and_(d.next_attempt_at.is_not(None), d.attempts > sa.literal_column("0", sa.Integer))
-    failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT)).limit(COUNTED).subquery()
-    in_state.append(tx.execute(sa.select(sa.func.count()).select_from(failing)).scalar_one())
-    return Counts(sum(watching.values()), _in_flight(tx, watching), *in_state)
+    failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT))
+    some = (query.limit(COUNTED).subquery() for query in (dead, held, failing))
+    stuck = [tx.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one() for rows in some]
+    return Counts(sum(watching.values()), _in_flight(tx, watching), *stuck)
 
 
 def _in_flight(tx: sa.Connection, watching: Mapping[str, int]) -> dict[str, tuple[int, int]]:
@@ -314,12 +322,8 @@ def owner(tx: sa.Connection, delivery_id: str) -> tuple[str, str]:
     return row.app_id, row.watch_id
 
 
-def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) -> list[AnyRow]:
-    """Return the watches of a task id, newest first; or the watch of a watch id, a delivery id or a `webhook-id`.
-
-    Args:
-        providers: the declared providers, because the index of task ids begins with the provider.
-    """
+def search(tx: sa.Connection, text: str, most: int) -> list[AnyRow]:
+    """Return the watches of a task id, newest first; or the watch of a watch id, a delivery id or a `webhook-id`."""
     w = watches.c
     d = deliveries.c
     by_id = {
@@ -331,14 +335,10 @@ def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) ->
     if (query := by_id.get(text.partition("_")[0])) is not None:
         chosen = list(tx.execute(query).scalars())
     if not chosen:
-        of_task = sa.and_(EACH_APP, w.provider.in_(providers), w.task_id == text)
-        not_cancelled = sa.select(w.id).where(of_task, w.state != _literal(State.CANCELLED))
-        of_inline = sa.and_(w.task_id == text, w.inline.is_not(None))
-        inline = sa.select(w.id).where(of_inline, w.state != _literal(State.CANCELLED))
+        of_task = sa.select(w.id).where(EACH_APP, w.task_id == text, cancelled_id == "")
         cancelled = sa.select(w.id).where(w.task_id == text, w.state == _literal(State.CANCELLED))
         # Of the first there are few. In the order of an index, PostgreSQL might walk all watches to find them.
-        present = (query.order_by(w.id.concat("").desc()) for query in (not_cancelled, inline))
-        for query_of_task in (*present, cancelled.order_by(w.id.desc())):
+        for query_of_task in (of_task.order_by(w.id.concat("").desc()), cancelled.order_by(w.id.desc())):
             chosen += tx.execute(query_of_task.limit(most)).scalars()
     return list(tx.execute(_cards(chosen).order_by(w.id.desc()).limit(most)))
 

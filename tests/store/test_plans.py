@@ -169,6 +169,9 @@ HOT: dict[str, Work] = {
         tx, app, 51, ulid("wch", 200_000), WatchFilter(State.COMPLETED, "p0")
     ),
     "watches of a task": lambda tx, app: watches.newest(tx, app, 51, None, WatchFilter(task_id="task-0")),
+    "watches of a task and a state": lambda tx, app: watches.newest(
+        tx, app, 51, ulid("wch", 200_000), WatchFilter(State.CANCELLED, task_id="task-0")
+    ),
     "an answer is asked for": lambda tx, app: last_answers.last_answer(tx, app, "task-0", "p1"),
     "deliveries are listed": lambda tx, app: deliveries.newest(tx, app, 51),
     "deliveries of a state": lambda tx, app: deliveries.newest(tx, app, 51, None, DeliveryState.DEAD),
@@ -178,7 +181,7 @@ HOT: dict[str, Work] = {
     "the clock was set back": lambda tx, _: clock_reset.rebase(tx, NOW + 1),
     "watches wait for an upstream": lambda tx, _: troubles.waiting(tx, "p0"),
     "what is overdue": lambda tx, _: reports.overdue(tx, NOW),
-    "a task is searched": lambda tx, _: reports.search(tx, "task-0", ["p0", "p1"], 20),
+    "a task is searched": lambda tx, _: reports.search(tx, "task-0", 20),
     "the figures of the front page": lambda tx, _: reports.counts(tx),
     "the front page": lambda tx, _: (
         reports.in_flight(tx, 20),

@@ -1,4 +1,4 @@
-"""fewer indexes for a poll to write: what reads the watches of all apps reads each app's"""
+"""fewer indexes for a poll to write: what reads the watches of all apps reads each app's; one index of tasks"""
 
 from relay.store.migrations.indexes import TableIndex, exchange
 
@@ -8,12 +8,19 @@ branch_labels = None
 depends_on = None
 concurrent = True  # on PostgreSQL it runs outside of a transaction, so each step can be made again
 
-OLD = (TableIndex("ix_watches_due", "watches", ("next_poll_at",), "next_poll_at IS NOT NULL"),)
+CANCELLED_ID = "(CASE WHEN state = 'cancelled' THEN id ELSE '' END)"
+NEW = (TableIndex("uq_watches_app_task", "watches", ("app_id", "task_id", CANCELLED_ID, "provider"), unique=True),)
+OLD = (
+    TableIndex("ix_watches_due", "watches", ("next_poll_at",), "next_poll_at IS NOT NULL"),
+    TableIndex("ix_watches_app_task", "watches", ("app_id", "task_id", "id")),
+    TableIndex("uq_watches_task", "watches", ("app_id", "provider", "task_id"), "state <> 'cancelled'", unique=True),
+    TableIndex("ix_watches_inline", "watches", ("task_id",), "inline IS NOT NULL"),
+)
 
 
 def upgrade() -> None:
-    exchange((), OLD)
+    exchange(NEW, OLD)
 
 
 def downgrade() -> None:
-    exchange(OLD, ())
+    exchange(OLD, NEW)

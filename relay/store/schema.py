@@ -126,7 +126,6 @@ watches = Table(
     partial_index("ix_watches_ended", "ended_at IS NOT NULL", "ended_at"),
     # Claims are fair: each app's due watches in their order.
     partial_index("ix_watches_app_due", "next_poll_at IS NOT NULL", "app_id", "next_poll_at"),
-    Index("ix_watches_app", "app_id", "id"),
     Index("ix_watches_app_state", "app_id", "state", "id"),
     Index("ix_watches_app_provider", "app_id", "provider", "state", "id"),
 )

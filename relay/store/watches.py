@@ -145,13 +145,13 @@ def newest_ids(tx: sa.Connection, app_id: str, limit: int, before: str | None, w
         return _newest_of_task(tx, chosen, limit, before, wanted.state)
     if before is not None:
         chosen.append(c.id < before)
-    # Of one provider, the index has the watches of each state in their order.
-    every_state = list(State) if wanted.provider is not None else [None]
-    ids: list[str] = []
-    for state in every_state if wanted.state is None else [wanted.state]:
-        query = sa.select(c.id).where(*chosen).order_by(c.id.desc()).limit(limit)
-        ids += tx.execute(query if state is None else query.where(c.state == state)).scalars()
-    return sorted(ids, reverse=True)[:limit]
+    # The indexes have the watches of each state in their order.
+    newest_of = [
+        sa.select(c.id).where(*chosen, c.state == state).order_by(c.id.desc()).limit(limit).subquery()
+        for state in (State if wanted.state is None else [wanted.state])
+    ]
+    ids = sa.union_all(*(sa.select(of_state) for of_state in newest_of))
+    return sorted(tx.execute(ids).scalars(), reverse=True)[:limit]
 
 
 def _newest_of_task(

@@ -16,6 +16,7 @@ from relay.store import (
     Database,
     clock_reset,
     deliveries,
+    finding,
     hot,
     last_answers,
     migrate,
@@ -181,6 +182,10 @@ HOT: dict[str, Work] = {
     "the clock was set back": lambda tx, _: clock_reset.rebase(tx, NOW + 1),
     "watches wait for an upstream": lambda tx, _: troubles.waiting(tx, "p0"),
     "what is overdue": lambda tx, _: reports.overdue(tx, NOW),
+    "the operator lists an app": lambda tx, app: finding.find_watches(
+        tx, finding.Filter(app_id=app), ulid("wch", 200_000), 50
+    ),
+    "the operator lists a provider": lambda tx, _: finding.find_watches(tx, finding.Filter(provider="p0"), None, 50),
     "a task is searched": lambda tx, _: reports.search(tx, "task-0", 20),
     "the figures of the front page": lambda tx, _: reports.counts(tx),
     "the front page": lambda tx, _: (

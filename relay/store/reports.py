@@ -5,22 +5,20 @@ Each reads a limited number of rows through an index, because an open page runs 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 
 from relay.errors import NotFound
 from relay.model.delivery import DeliveryState
-from relay.model.providers import family
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store import deliveries as replay
-from relay.store import last_answers, misses, outbox, polling
+from relay.store import last_answers, misses, next_polls, outbox, polling
 from relay.store import watches as watches_
+from relay.store.next_polls import COUNTED
 from relay.store.outbox import SINGLE_ATTEMPT
 from relay.store.schema import (
     EACH_APP,
@@ -37,9 +35,6 @@ from relay.store.schema import (
 
 WINDOW = 1000
 """Rows that are searched for what has no index of its own."""
-
-COUNTED = 10_000
-"""Rows that are counted for a page."""
 
 LAG = ("count", "sum", "most")
 """The figures about the detection lags in a slice of time."""
@@ -100,24 +95,8 @@ def in_flight(tx: sa.Connection, most: int) -> list[AnyRow]:
     watching = sa.select(newest.c.id).where(newest.c.state == State.WATCHING).order_by(newest.c.id.desc()).limit(most)
     chosen = list(tx.execute(watching).scalars())
     if len(chosen) < most:
-        chosen = list(dict.fromkeys([*chosen, *_polled_next(tx, most)]))[:most]
+        chosen = list(dict.fromkeys([*chosen, *next_polls.first(tx, most)]))[:most]
     return list(tx.execute(_cards(chosen).order_by(c.id.desc())))
-
-
-def _polled_next(tx: sa.Connection, most: int) -> list[str]:
-    """Return the watches of all apps that are polled next: they are among those of the apps that are asked first."""
-    c = watches.c
-    first = sa.select(sa.func.min(c.next_poll_at)).where(c.app_id == usage.c.app_id, c.next_poll_at.is_not(None))
-    app_ids = sa.select(usage.c.app_id).where(usage.c.watching > 0).order_by(first.scalar_subquery()).limit(most)
-    rows: list[AnyRow] = []
-    for app_id in tx.execute(app_ids).scalars().all():
-        rows += tx.execute(_of_app_next(app_id, most, c.next_poll_at, c.id))
-    return [row.id for row in sorted(rows)[:most]]
-
-
-def _of_app_next(app_id: str, most: int, *columns: sa.Column[Any]) -> sa.Select[Any]:
-    of_app = sa.select(*columns).where(watches.c.app_id == app_id, watches.c.next_poll_at.is_not(None))
-    return of_app.order_by(watches.c.next_poll_at).limit(most)
 
 
 def ended(tx: sa.Connection, most: int) -> list[AnyRow]:
@@ -191,7 +170,7 @@ class Counts:
     Attributes:
         watching: watches under way.
         in_flight: by provider: how many are watching, and of how many of them the last answers told nothing. Of more
-            than `COUNTED` watches, each app's share of those that are polled next.
+            than `COUNTED`, some.
         dead, held, failing: deliveries, counted up to `COUNTED`; failing ones are still tried.
     """
 
@@ -212,23 +191,7 @@ def counts(tx: sa.Connection) -> Counts:
     failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT))
     some = (query.limit(COUNTED).subquery() for query in (dead, held, failing))
     stuck = [tx.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one() for rows in some]
-    return Counts(sum(watching.values()), _in_flight(tx, watching), *stuck)
-
-
-def _in_flight(tx: sa.Connection, watching: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Return `Counts.in_flight`. Apps with few watches come first, and leave the rest of their shares to the others."""
-    seen, silent = Counter[str](), Counter[str]()
-    left = COUNTED
-    for number, (app_id, of_app) in enumerate(sorted(watching.items(), key=itemgetter(1))):
-        share = min(of_app, left // (len(watching) - number))
-        left -= share
-        some = _of_app_next(app_id, share, watches.c.provider, watches.c.misses).subquery().c
-        missed = sa.func.sum(sa.case((some.misses > 0, 1), else_=0))
-        query = sa.select(some.provider, sa.func.count(), missed).group_by(some.provider)
-        for provider, count, silent_ones in tx.execute(query):
-            seen[family(provider)] += count
-            silent[family(provider)] += int(silent_ones)
-    return {provider: (count, silent[provider]) for provider, count in seen.items()}
+    return Counts(sum(watching.values()), next_polls.by_provider(tx, watching), *stuck)
 
 
 @dataclass(frozen=True, slots=True)

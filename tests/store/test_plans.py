@@ -20,6 +20,7 @@ from relay.store import (
     hot,
     last_answers,
     migrate,
+    next_polls,
     outbox,
     polling,
     processes,
@@ -53,6 +54,7 @@ MANY = (
     "messages are claimed",
     "watches wait for an upstream",
     "the figures of the front page",
+    "what is in flight where that is little",
 )
 STEPS = 100
 """Instructions of SQLite's machine for a row."""
@@ -188,6 +190,7 @@ HOT: dict[str, Work] = {
     "the operator lists a provider": lambda tx, _: finding.find_watches(tx, finding.Filter(provider="p0"), None, 50),
     "a task is searched": lambda tx, _: reports.search(tx, "task-0", 20),
     "the figures of the front page": lambda tx, _: reports.counts(tx),
+    "what is in flight where that is little": lambda tx, _: next_polls.by_provider(tx, {}),
     "the front page": lambda tx, _: (
         reports.in_flight(tx, 20),
         reports.ended(tx, 20),

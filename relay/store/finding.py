@@ -214,7 +214,7 @@ def _of_watches(wanted: Filter, after: str | None) -> _Terms:
             ids.append(c.id == wanted.text)
         else:
             fits.append(sa.or_(*(_holds(column, wanted.text) for column in (c.task_id, c.id, c.metadata))))
-    states = [wanted.state] if wanted.state else (list(State) if wanted.provider else [None])
+    states = [wanted.state] if wanted.state else (list(State) if wanted.provider or wanted.app_id else [None])
     of_provider = [] if wanted.provider is None else [c.provider == wanted.provider]
     return _Terms(ids, states, of_provider, fits)
 

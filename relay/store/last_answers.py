@@ -14,7 +14,8 @@ from relay.model.event import Upstream, answer_in
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store.outbox import END
-from relay.store.schema import CANCELLED, CUT, REPAIRED, answers, events, watches
+from relay.store.schema import CUT, REPAIRED, answers, cancelled_id, events, watches
+from relay.store.watches import WatchFilter, newest_ids
 
 NEWEST = 50
 """Watches of one task that are looked at: an app may have registered and stopped it ever so often."""
@@ -50,10 +51,10 @@ def last_answer(tx: sa.Connection, app_id: str, task_id: str, provider: str) -> 
     c = watches.c
     asking = (c.provider, c.upstream_key, c.upstream_base, c.inline)
     columns = (c.id, *asking, c.state, c.last_poll_at, c.misses, c.unknowns)
-    of_task = sa.and_(c.app_id == app_id, c.task_id == task_id)
-    of_provider = sa.select(c.id).where(of_task, c.provider == provider, c.state != sa.literal_column(CANCELLED))
-    newest = sa.select(c.id).where(of_task).order_by(c.id.desc()).limit(NEWEST)
-    known = [watch_id for query in (of_provider, newest) for watch_id in tx.execute(query).scalars()]
+    of_task = sa.and_(c.app_id == app_id, c.task_id == task_id, cancelled_id == "")
+    known = tx.execute(sa.select(c.id).where(of_task, c.provider == provider)).scalars().all()
+    if not known:
+        known = newest_ids(tx, app_id, NEWEST, None, WatchFilter(task_id=task_id))
     query = (
         sa.select(*columns, answers.c.body, answers.c.at, answers.c.status)
         .join(answers, answers.c.watch_id == c.id, isouter=True)

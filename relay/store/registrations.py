@@ -18,7 +18,7 @@ from relay.model.watch import State
 from relay.store import hot, slack_messages, usage
 from relay.store.deliveries import reopen
 from relay.store.notifications import POLL, announce, announce_changes
-from relay.store.schema import CANCELLED, deliveries, targets, watches
+from relay.store.schema import cancelled_id, deliveries, targets, watches
 from relay.store.telling import tell_late
 from relay.store.usage import Quota, Used
 from relay.store.watches import OF_END, StoredTarget, StoredWatch, end_delivery_state, load, written
@@ -89,7 +89,7 @@ _PRESENT = hot.Statement(
         watches.c.app_id == sa.bindparam("app_id"),
         watches.c.provider == sa.bindparam("provider"),
         hot.among(watches.c.task_id, "task_ids"),
-        watches.c.state != sa.literal_column(CANCELLED),
+        cancelled_id == sa.literal_column("''"),
     )
     .order_by(watches.c.id.concat(sa.literal_column("''")))  # in the order of an index, SQLite would walk the app's
     .with_for_update()
@@ -184,8 +184,8 @@ def register(
 def has_key(tx: sa.Connection, app_id: str, provider: str, task_id: str) -> bool:
     """Return whether the app watches a task with an upstream key of the watch's own."""
     c = watches.c
-    of_task = sa.and_(c.app_id == app_id, c.provider == provider, c.task_id == task_id)
-    keyed = sa.select(c.id).where(of_task, c.state != sa.literal_column(CANCELLED), c.upstream_key.is_not(None))
+    of_task = sa.and_(c.app_id == app_id, c.provider == provider, c.task_id == task_id, cancelled_id == "")
+    keyed = sa.select(c.id).where(of_task, c.upstream_key.is_not(None))
     return tx.execute(keyed).first() is not None
 
 

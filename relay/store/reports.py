@@ -13,20 +13,28 @@ import sqlalchemy as sa
 
 from relay.errors import NotFound
 from relay.model.delivery import DeliveryState
-from relay.model.providers import family
 from relay.model.times import Millis
 from relay.model.watch import State
 from relay.store import deliveries as replay
-from relay.store import last_answers, misses, outbox, polling
+from relay.store import last_answers, misses, next_polls, outbox, polling
 from relay.store import watches as watches_
+from relay.store.next_polls import COUNTED
 from relay.store.outbox import SINGLE_ATTEMPT
-from relay.store.schema import NEVER_ENDED, AnyRow, apps, changes, deliveries, lags, usage, watches
+from relay.store.schema import (
+    EACH_APP,
+    NEVER_ENDED,
+    AnyRow,
+    apps,
+    cancelled_id,
+    changes,
+    deliveries,
+    lags,
+    usage,
+    watches,
+)
 
 WINDOW = 1000
 """Rows that are searched for what has no index of its own."""
-
-COUNTED = 10_000
-"""Rows that are counted for a page."""
 
 LAG = ("count", "sum", "most")
 """The figures about the detection lags in a slice of time."""
@@ -87,8 +95,7 @@ def in_flight(tx: sa.Connection, most: int) -> list[AnyRow]:
     watching = sa.select(newest.c.id).where(newest.c.state == State.WATCHING).order_by(newest.c.id.desc()).limit(most)
     chosen = list(tx.execute(watching).scalars())
     if len(chosen) < most:
-        polled_next = sa.select(c.id).where(c.next_poll_at.is_not(None)).order_by(c.next_poll_at).limit(most)
-        chosen = list(dict.fromkeys([*chosen, *tx.execute(polled_next).scalars()]))[:most]
+        chosen = list(dict.fromkeys([*chosen, *next_polls.first(tx, most)]))[:most]
     return list(tx.execute(_cards(chosen).order_by(c.id.desc())))
 
 
@@ -162,8 +169,8 @@ class Counts:
 
     Attributes:
         watching: watches under way.
-        in_flight: by provider: how many are watching, and of how many of them the last answers told nothing. Of very
-            many watches, those that are polled next.
+        in_flight: by provider: how many are watching, and of how many of them the last answers told nothing. Of more
+            than `COUNTED`, some.
         dead, held, failing: deliveries, counted up to `COUNTED`; failing ones are still tried.
     """
 
@@ -176,26 +183,15 @@ class Counts:
 
 def counts(tx: sa.Connection) -> Counts:
     """Count what is under way and what is stuck, through partial indexes, and up to `COUNTED`."""
-    w, d = watches.c, deliveries.c
-    watching = tx.execute(sa.select(sa.func.sum(usage.c.watching))).scalar()
-    polled_next = (
-        sa.select(w.provider, w.misses).where(w.next_poll_at.is_not(None)).order_by(w.next_poll_at).limit(COUNTED)
-    )
-    first = polled_next.subquery().c
-    silent = sa.func.sum(sa.case((first.misses > 0, 1), else_=0))
-    query = sa.select(first.provider, sa.func.count(), silent).group_by(first.provider)
-    in_flight: dict[str, tuple[int, int]] = {}
-    for provider, count, silent_ones in tx.execute(query):
-        more = in_flight.get(family(provider), (0, 0))
-        in_flight[family(provider)] = (more[0] + count, more[1] + int(silent_ones))
-    in_state = []
-    for state in (DeliveryState.DEAD, DeliveryState.HELD):
-        some = sa.select(d.id).where(d.state == _literal(state)).limit(COUNTED).subquery()
-        in_state.append(tx.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+    d = deliveries.c
+    under_way = sa.select(usage.c.app_id, usage.c.watching).where(usage.c.watching > 0)
+    watching: dict[str, int] = {row.app_id: row.watching for row in tx.execute(under_way)}
+    dead, held = (sa.select(d.id).where(d.state == _literal(s)) for s in (DeliveryState.DEAD, DeliveryState.HELD))
     again = sa.and_(d.next_attempt_at.is_not(None), d.attempts > sa.literal_column("0", sa.Integer))
-    failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT)).limit(COUNTED).subquery()
-    in_state.append(tx.execute(sa.select(sa.func.count()).select_from(failing)).scalar_one())
-    return Counts(int(watching or 0), in_flight, *in_state)
+    failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT))
+    some = (query.limit(COUNTED).subquery() for query in (dead, held, failing))
+    stuck = [tx.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one() for rows in some]
+    return Counts(sum(watching.values()), next_polls.by_provider(tx, watching), *stuck)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,12 +285,8 @@ def owner(tx: sa.Connection, delivery_id: str) -> tuple[str, str]:
     return row.app_id, row.watch_id
 
 
-def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) -> list[AnyRow]:
-    """Return the watches of a task id, newest first; or the watch of a watch id, a delivery id or a `webhook-id`.
-
-    Args:
-        providers: the declared providers, because the index of task ids begins with the provider.
-    """
+def search(tx: sa.Connection, text: str, most: int) -> list[AnyRow]:
+    """Return the watches of a task id, newest first; or the watch of a watch id, a delivery id or a `webhook-id`."""
     w = watches.c
     d = deliveries.c
     by_id = {
@@ -306,14 +298,10 @@ def search(tx: sa.Connection, text: str, providers: Sequence[str], most: int) ->
     if (query := by_id.get(text.partition("_")[0])) is not None:
         chosen = list(tx.execute(query).scalars())
     if not chosen:
-        of_task = sa.and_(w.app_id.in_(sa.select(apps.c.id)), w.provider.in_(providers), w.task_id == text)
-        not_cancelled = sa.select(w.id).where(of_task, w.state != _literal(State.CANCELLED))
-        of_inline = sa.and_(w.task_id == text, w.inline.is_not(None))
-        inline = sa.select(w.id).where(of_inline, w.state != _literal(State.CANCELLED))
+        of_task = sa.select(w.id).where(EACH_APP, w.task_id == text, cancelled_id == "")
         cancelled = sa.select(w.id).where(w.task_id == text, w.state == _literal(State.CANCELLED))
         # Of the first there are few. In the order of an index, PostgreSQL might walk all watches to find them.
-        present = (query.order_by(w.id.concat("").desc()) for query in (not_cancelled, inline))
-        for query_of_task in (*present, cancelled.order_by(w.id.desc())):
+        for query_of_task in (of_task.order_by(w.id.concat("").desc()), cancelled.order_by(w.id.desc())):
             chosen += tx.execute(query_of_task.limit(most)).scalars()
     return list(tx.execute(_cards(chosen).order_by(w.id.desc()).limit(most)))
 

@@ -22,6 +22,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
+    select,
     text,
 )
 
@@ -74,11 +76,11 @@ usage = Table(  # what each app has; triggers count it: see migrations/usage_tri
 NEVER_ENDED = 0
 """The `ended_at` of the watch that alerts belong to. It was never under way, ended at no time, and stays."""
 
-CANCELLED = "'cancelled'"
-"""The state of a stopped watch as queries write it: a partial index is used only if the query names its condition."""
+cancelled_id = literal_column("(CASE WHEN state = 'cancelled' THEN id ELSE '' END)", Text)
+"""What tells a cancelled watch from the others of its task: its id. Of the others there is one for each provider."""
 
 HELD = "'held'"
-"""The state of a held delivery, likewise."""
+"""The state of a held delivery as queries write it: a partial index is used only if the query names its condition."""
 
 watches = Table(
     "watches",
@@ -120,25 +122,16 @@ watches = Table(
     Column("late_at", BigInteger),  # when it takes longer than its app expects
     Column("late_told_at", BigInteger),
     # A registered task can be registered again: it gets the same watch, or a new one if that was cancelled.
-    Index(
-        "uq_watches_task",
-        "app_id",
-        "provider",
-        "task_id",
-        unique=True,
-        sqlite_where=text("state <> 'cancelled'"),
-        postgresql_where=text("state <> 'cancelled'"),
-    ),
-    partial_index("ix_watches_due", "next_poll_at IS NOT NULL", "next_poll_at"),
+    Index("uq_watches_app_task", "app_id", "task_id", cancelled_id, "provider", unique=True),
     partial_index("ix_watches_ended", "ended_at IS NOT NULL", "ended_at"),
     # Claims are fair: each app's due watches in their order.
     partial_index("ix_watches_app_due", "next_poll_at IS NOT NULL", "app_id", "next_poll_at"),
-    partial_index("ix_watches_inline", "inline IS NOT NULL", "task_id"),  # no name of a file leads to them
-    Index("ix_watches_app", "app_id", "id"),
     Index("ix_watches_app_state", "app_id", "state", "id"),
     Index("ix_watches_app_provider", "app_id", "provider", "state", "id"),
-    Index("ix_watches_app_task", "app_id", "task_id", "id"),
 )
+
+EACH_APP = watches.c.app_id.in_(select(apps.c.id))
+"""True of every watch. It leads a query that has no app through an index that begins with the app."""
 
 # The upstream's last JSON answer about a task; apart, because each poll rewrites the row of a watch. No row where the
 # event of the end holds that answer as it came.

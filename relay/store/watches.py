@@ -19,10 +19,13 @@ from relay.model.watch import State
 from relay.store import cleanup, experiences, slack_erasures, slack_messages, submissions
 from relay.store.notifications import ERASE, POLL, announce, announce_changes
 from relay.store.outbox import END
-from relay.store.schema import AnyRow, changes, deliveries, messages, targets, watches
+from relay.store.schema import AnyRow, cancelled_id, changes, deliveries, messages, targets, watches
 
 PAGE_TARGETS = 2000
 """Targets that the watches of one page may have together."""
+
+SAME_TASK = 1000
+"""Watches of one task of an app that are looked at, beside cancelled ones: there is one for each provider."""
 
 OF_END = sa.and_(deliveries.c.target_id == targets.c.id, deliveries.c.event_key == END)
 """Joins a target with the delivery of the end to it."""
@@ -111,7 +114,7 @@ def newest(
     wanted: WatchFilter = WatchFilter(),
 ) -> list[StoredWatch]:
     """Return an app's watches, newest first, beginning after the id `before`."""
-    return load(tx, _newest_ids(tx, app_id, limit, before, wanted))
+    return load(tx, newest_ids(tx, app_id, limit, before, wanted))
 
 
 def page(
@@ -122,7 +125,7 @@ def page(
     wanted: WatchFilter = WatchFilter(),
 ) -> tuple[list[StoredWatch], bool]:
     """Return what `newest` returns, but as few watches as have `PAGE_TARGETS` together; and whether there are more."""
-    ids = _newest_ids(tx, app_id, limit + 1, before, wanted)
+    ids = newest_ids(tx, app_id, limit + 1, before, wanted)
     t = targets.c
     count = sa.select(t.watch_id, sa.func.count().label("targets")).where(t.watch_id.in_(ids)).group_by(t.watch_id)
     of_watch = {row.watch_id: row.targets for row in tx.execute(count)}
@@ -131,21 +134,39 @@ def page(
     return load(tx, ids[:fitting]), len(ids) > fitting
 
 
-def _newest_ids(tx: sa.Connection, app_id: str, limit: int, before: str | None, wanted: WatchFilter) -> list[str]:
+def newest_ids(tx: sa.Connection, app_id: str, limit: int, before: str | None, wanted: WatchFilter) -> list[str]:
+    """Return the ids of an app's watches, newest first, beginning after the id `before`."""
     c = watches.c
     chosen = [c.app_id == app_id]
-    if before is not None:
-        chosen.append(c.id < before)
-    if wanted.task_id is not None:
-        chosen.append(c.task_id == wanted.task_id)
     if wanted.provider is not None:
         chosen.append(c.provider == wanted.provider)
-    # Of one provider, the index has the watches of each state in their order.
-    every_state = list(State) if wanted.provider is not None and wanted.task_id is None else [None]
+    if wanted.task_id is not None:
+        chosen.append(c.task_id == wanted.task_id)
+        return _newest_of_task(tx, chosen, limit, before, wanted.state)
+    if before is not None:
+        chosen.append(c.id < before)
+    # The indexes have the watches of each state in their order.
+    newest_of = [
+        sa.select(c.id).where(*chosen, c.state == state).order_by(c.id.desc()).limit(limit).subquery()
+        for state in (State if wanted.state is None else [wanted.state])
+    ]
+    ids = sa.union_all(*(sa.select(of_state) for of_state in newest_of))
+    return sorted(tx.execute(ids).scalars(), reverse=True)[:limit]
+
+
+def _newest_of_task(
+    tx: sa.Connection, of_task: Sequence[sa.ColumnElement[bool]], limit: int, before: str | None, state: State | None
+) -> list[str]:
+    """Return what `newest_ids` does, of a task: of its watches, the index has the cancelled ones in their order."""
+    c = watches.c
     ids: list[str] = []
-    for state in every_state if wanted.state is None else [wanted.state]:
-        query = sa.select(c.id).where(*chosen).order_by(c.id.desc()).limit(limit)
-        ids += tx.execute(query if state is None else query.where(c.state == state)).scalars()
+    if state in (None, State.CANCELLED):
+        cancelled = sa.select(c.id).where(*of_task, cancelled_id > "").order_by(cancelled_id.desc()).limit(limit)
+        ids += tx.execute(cancelled if before is None else cancelled.where(cancelled_id < before)).scalars()
+    if state is not State.CANCELLED:
+        others = sa.select(c.id, c.state).where(*of_task, cancelled_id == "").limit(SAME_TASK)
+        rows = [row for row in tx.execute(others) if state in (None, row.state)]
+        ids += [row.id for row in rows if before is None or row.id < before]
     return sorted(ids, reverse=True)[:limit]
 
 

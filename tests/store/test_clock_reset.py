@@ -206,13 +206,16 @@ def test_a_watch_that_nobody_would_ever_poll_again_is_found(db: Database) -> Non
     assert (violation.what, violation.ids) == ("watching, but never polled again", (watch_id,))
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_the_migrations_make_what_the_schema_says(db: Database) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
     from relay.store.schema import metadata
 
-    assert db.run_here(lambda tx: compare_metadata(MigrationContext.configure(tx), metadata)) == []
+    # Each database writes the expression of this index in its own way. What reads it is in `test_plans`.
+    opts = {"include_object": lambda _, name, *_more: name != "uq_watches_app_task"}
+    assert db.run_here(lambda tx: compare_metadata(MigrationContext.configure(tx, opts=opts), metadata)) == []
     db.run_here(migrate.upgrade)
     assert db.run_here(migrate.behind) is None
 

@@ -14,15 +14,20 @@ from relay.model.delivery import Attempt, DeliveryState, Outcome, Verdict
 from relay.model.watch import State
 from relay.store import (
     Database,
+    clock_reset,
     deliveries,
+    finding,
     hot,
     last_answers,
     migrate,
+    next_polls,
     outbox,
     polling,
+    processes,
     registrations,
     reports,
     slack_messages,
+    troubles,
     watches,
 )
 from relay.store.schema import apps
@@ -44,7 +49,13 @@ FEW = 3_000
 BATCH = 45_000
 """Rows that 1,000 registrations may read, and what is counted up to a limit."""
 
-MANY = ("watches are registered", "messages are claimed", "the figures of the front page")
+MANY = (
+    "watches are registered",
+    "messages are claimed",
+    "watches wait for an upstream",
+    "the figures of the front page",
+    "what is in flight where that is little",
+)
 STEPS = 100
 """Instructions of SQLite's machine for a row."""
 
@@ -161,14 +172,25 @@ HOT: dict[str, Work] = {
         tx, app, 51, ulid("wch", 200_000), WatchFilter(State.COMPLETED, "p0")
     ),
     "watches of a task": lambda tx, app: watches.newest(tx, app, 51, None, WatchFilter(task_id="task-0")),
+    "watches of a task and a state": lambda tx, app: watches.newest(
+        tx, app, 51, ulid("wch", 200_000), WatchFilter(State.CANCELLED, task_id="task-0")
+    ),
     "an answer is asked for": lambda tx, app: last_answers.last_answer(tx, app, "task-0", "p1"),
     "deliveries are listed": lambda tx, app: deliveries.newest(tx, app, 51),
     "deliveries of a state": lambda tx, app: deliveries.newest(tx, app, 51, None, DeliveryState.DEAD),
     "deliveries of a watch": lambda tx, app: deliveries.newest(tx, app, 51, None, None, ulid("wch", 3)),
     "a watch is stopped": lambda tx, app: watches.cancel(tx, app, ulid("wch", 3), NOW),
+    "a process is buried": lambda tx, _: processes.bury(tx, "dead", NOW - 100_000),
+    "the clock was set back": lambda tx, _: clock_reset.rebase(tx, NOW + 1),
+    "watches wait for an upstream": lambda tx, _: troubles.waiting(tx, "p0"),
     "what is overdue": lambda tx, _: reports.overdue(tx, NOW),
-    "a task is searched": lambda tx, _: reports.search(tx, "task-0", ["p0", "p1"], 20),
+    "the operator lists an app": lambda tx, app: finding.find_watches(
+        tx, finding.Filter(app_id=app), ulid("wch", 200_000), 50
+    ),
+    "the operator lists a provider": lambda tx, _: finding.find_watches(tx, finding.Filter(provider="p0"), None, 50),
+    "a task is searched": lambda tx, _: reports.search(tx, "task-0", 20),
     "the figures of the front page": lambda tx, _: reports.counts(tx),
+    "what is in flight where that is little": lambda tx, _: next_polls.by_provider(tx, {}),
     "the front page": lambda tx, _: (
         reports.in_flight(tx, 20),
         reports.ended(tx, 20),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psycopg
 import pytest
+import sqlalchemy as sa
 
+from relay.model.watch import State
 from relay.store import Database, registrations, watches
 from relay.store.notifications import CHANGED, CHANNEL
 from relay.store.registrations import NewTarget, Registered, Registration
 from relay.store.schema import watches as table
+from relay.store.watches import WatchFilter
 from tests.support import rows
 from tests.support.rows import NOW
 
@@ -68,6 +73,33 @@ def test_a_watch_that_was_there_is_answered_as_it_is_stored(db: Database, progre
     assert [answer.created for answer in answers] == [True, False]
     assert answers[1].watch.row.wants_progress == progress
     assert_as_stored(db, answers)
+
+
+def test_the_watches_of_a_task_come_newest_first_the_cancelled_ones_too(db: Database) -> None:
+    app = rows.app(db)
+    register(db, wanted(rows.app(db, "other"), "task"))
+    ids: list[str] = []
+    for provider in ("p", "q", "q", "p"):
+        (answer,) = register(db, replace(wanted(app, "task"), provider=provider))
+        assert answer.created
+        ids.insert(0, answer.watch.row.id)
+        if provider == "q" or len(ids) == 1:
+            db.run_here(watches.cancel, app, ids[0], NOW)
+
+    def found(most: int = 9, before: str | None = None, state: State | None = None, of: str | None = None) -> list[str]:
+        return db.run_here(watches.newest_ids, app, most, before, WatchFilter(state, of, "task"))
+
+    assert found() == ids
+    assert found(2) == ids[:2]
+    assert [found(before=watch_id) for watch_id in ids] == [ids[1:], ids[2:], ids[3:], []]
+    assert found(state=State.CANCELLED) == ids[1:]
+    assert [found(state=state) for state in (State.WATCHING, State.LOST)] == [ids[:1], []]
+    assert found(of="q") == ids[1:3]
+    assert found(before=ids[0], state=State.CANCELLED, of="p") == ids[3:]
+    # Behind all of that, the index: no second watch that is not cancelled.
+    revived = sa.update(table).where(table.c.id == ids[3]).values(state=State.WATCHING)
+    with pytest.raises(sa.exc.IntegrityError):
+        db.run_here(lambda tx: tx.execute(revived))
 
 
 def test_a_batch_is_announced_in_few_words(migrated_postgres_url: str) -> None:

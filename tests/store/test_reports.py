@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from relay.model.delivery import Attempt, DeliveryState, Outcome, Verdict
 from relay.model.reading import Kind
-from relay.store import Database, census, invariants, outbox, polling, reports, schema, watches
+from relay.store import Database, census, invariants, next_polls, outbox, polling, reports, schema, watches
 from relay.store.schema import ailments, deliveries
 from tests.support import rows
 from tests.support.rows import NOW
@@ -51,6 +51,36 @@ def test_old_watches_in_flight_are_found_behind_many_that_have_ended(
     for n in range(3):
         end(db, rows.watch(db, app, f"task-{n}"))
     assert [row.id for row in db.run_here(reports.in_flight, 5)] == [old]
+
+
+def test_of_all_apps_those_are_found_that_are_polled_next(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "WINDOW", 0)
+    shop, lab, bakery = (rows.app(db, name) for name in ("shop", "lab", "bakery"))
+    dues = (shop, 5), (lab, 1), (bakery, 3), (shop, 0), (lab, 4), (lab, 2)
+    ids = {due: rows.watch(db, app, f"task-{due}", due=NOW + due) for app, due in dues}
+    for most in (1, 2, 4, 10):
+        found = {row.id for row in db.run_here(reports.in_flight, most)}
+        assert found == {ids[due] for due in range(min(most, 6))}
+
+
+def test_of_very_many_watches_some_of_the_largest_apps_are_counted(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(next_polls, "LARGEST", 2)
+    for name, count in (("shop", 8), ("lab", 1), ("bakery", 5)):
+        app_id = rows.app(db, name)
+        for n in range(count):
+            rows.watch(db, app_id, f"task-{n}")
+        of_app = sa.update(schema.watches).where(schema.watches.c.app_id == app_id)
+        db.run_here(lambda tx, change: tx.execute(change), of_app.values(provider=name))
+    for counted, in_flight in (
+        (14, {"lab": (1, 0), "bakery": (5, 0), "shop": (8, 0)}),
+        (12, {"bakery": (5, 0), "shop": (6, 0)}),
+        (6, {"bakery": (3, 0), "shop": (3, 0)}),
+    ):
+        monkeypatch.setattr(next_polls, "COUNTED", counted)
+        counts = db.run_here(reports.counts)
+        assert (counts.watching, counts.in_flight) == (14, in_flight)
 
 
 def test_ended_is_the_last_first(db: Database) -> None:
@@ -155,7 +185,7 @@ def test_the_lists_are_read_by_index(db: Database) -> None:
         reports.needing_attention(tx, NOW, 10)
         reports.past(tx, NOW, MINUTE)
         reports.counts(tx)
-        reports.search(tx, "task", ["p"], 10)
+        reports.search(tx, "task", 10)
         for sql, values in seen.copy():
             plans.extend(str(row[3]) for row in tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values))
 

@@ -126,7 +126,7 @@ class Dashboard:
         text = trimmed(request.query_params.get("q", "").replace("\0", ""))[:512]
         matches = []
         if text:
-            matches = await self._context.db.read(reports.search, text, list(self._context.upstreams), MATCHES)
+            matches = await self._context.db.read(reports.search, text, MATCHES)
         if len(matches) == 1:
             return RedirectResponse(f"/watches/{matches[0].id}", 303)
         return self._frame.page(

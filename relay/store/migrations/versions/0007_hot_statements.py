@@ -4,6 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from relay.store.migrations import usage_triggers
+from relay.store.migrations.indexes import TableIndex, exchange
 
 revision = "0007"
 down_revision = "0006"
@@ -11,31 +12,29 @@ branch_labels = None
 depends_on = None
 concurrent = True  # on PostgreSQL it runs outside of a transaction, so each step can be made again
 
-Indexes = tuple[tuple[str, str, tuple[str, ...], str | None], ...]
-
 IS_DUE = "next_attempt_at IS NOT NULL"
-NEW: Indexes = (
-    ("ix_watches_app_due", "watches", ("app_id", "next_poll_at"), "next_poll_at IS NOT NULL"),
-    ("ix_watches_app_state", "watches", ("app_id", "state", "id"), None),
-    ("ix_watches_app_provider", "watches", ("app_id", "provider", "state", "id"), None),
-    ("ix_watches_app_task", "watches", ("app_id", "task_id", "id"), None),
-    ("ix_watches_cancelled", "watches", ("task_id", "id"), "state = 'cancelled'"),
-    ("ix_deliveries_app_first", "deliveries", ("app_id", "next_attempt_at"), f"{IS_DUE} AND attempts = 0"),
-    ("ix_deliveries_app_again", "deliveries", ("app_id", "next_attempt_at"), f"{IS_DUE} AND attempts > 0"),
-    ("ix_deliveries_app_state", "deliveries", ("app_id", "state", "id"), None),
-    ("ix_deliveries_of_watch", "deliveries", ("watch_id", "id"), None),
-    ("ix_deliveries_held_at", "deliveries", ("place", "id"), "state = 'held'"),
+NEW = (
+    TableIndex("ix_watches_app_due", "watches", ("app_id", "next_poll_at"), "next_poll_at IS NOT NULL"),
+    TableIndex("ix_watches_app_state", "watches", ("app_id", "state", "id")),
+    TableIndex("ix_watches_app_provider", "watches", ("app_id", "provider", "state", "id")),
+    TableIndex("ix_watches_app_task", "watches", ("app_id", "task_id", "id")),
+    TableIndex("ix_watches_cancelled", "watches", ("task_id", "id"), "state = 'cancelled'"),
+    TableIndex("ix_deliveries_app_first", "deliveries", ("app_id", "next_attempt_at"), f"{IS_DUE} AND attempts = 0"),
+    TableIndex("ix_deliveries_app_again", "deliveries", ("app_id", "next_attempt_at"), f"{IS_DUE} AND attempts > 0"),
+    TableIndex("ix_deliveries_app_state", "deliveries", ("app_id", "state", "id")),
+    TableIndex("ix_deliveries_of_watch", "deliveries", ("watch_id", "id")),
+    TableIndex("ix_deliveries_held_at", "deliveries", ("place", "id"), "state = 'held'"),
 )
-OLD: Indexes = (  # the new ones begin with the same columns
-    ("ix_watches_task_id", "watches", ("task_id",), None),
-    ("ix_watches_stopped", "watches", ("task_id",), "state = 'cancelled'"),
-    ("ix_deliveries_watch", "deliveries", ("watch_id",), None),
-    ("ix_deliveries_held", "deliveries", ("place",), "state = 'held'"),
+OLD = (  # the new ones begin with the same columns
+    TableIndex("ix_watches_task_id", "watches", ("task_id",)),
+    TableIndex("ix_watches_stopped", "watches", ("task_id",), "state = 'cancelled'"),
+    TableIndex("ix_deliveries_watch", "deliveries", ("watch_id",)),
+    TableIndex("ix_deliveries_held", "deliveries", ("place",), "state = 'held'"),
 )
 
 
 def upgrade() -> None:
-    _exchange(NEW, OLD)
+    exchange(NEW, OLD)
     op.create_table(
         "usage",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -56,7 +55,7 @@ def downgrade() -> None:
         else:
             op.execute(f"DROP TRIGGER {name}")
     op.drop_table("usage")
-    _exchange(OLD, NEW)
+    exchange(OLD, NEW)
 
 
 def _on_postgresql() -> bool:
@@ -83,17 +82,3 @@ def _count_on_postgresql() -> None:
         if table == "apps":
             op.execute("INSERT INTO usage (app_id, watching, targets) SELECT id, 0, 0 FROM apps ON CONFLICT DO NOTHING")
     op.execute(usage_triggers.COUNT_EACH)
-
-
-def _exchange(made: Indexes, dropped: Indexes) -> None:
-    """Make indexes, then drop others. On PostgreSQL other processes write meanwhile, so no lock keeps them waiting."""
-    concurrently = _on_postgresql()
-    for name, table, columns, condition in made:
-        where = None if condition is None else sa.text(condition)
-        if concurrently:  # an attempt that was broken off has left an index behind that is not valid
-            op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
-        op.create_index(
-            name, table, [*columns], sqlite_where=where, postgresql_where=where, postgresql_concurrently=concurrently
-        )
-    for name, table, *_ in dropped:
-        op.drop_index(name, table, if_exists=True, postgresql_concurrently=concurrently)

@@ -286,6 +286,33 @@ async def test_curl_has_relay_send_an_event(receiver_url: str, tmp_path: Path) -
     assert [webhook_id for webhook_id, _ in inbox(tmp_path)] == [answer["webhook_id"]]
 
 
+# --------------------------------------------------------------------------------------------------------- tutorial
+
+
+def test_the_receiver_of_the_tutorial_takes_an_end_of_either_kind(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "receiver.py").write_text(blocks("tutorial.md", "python")[2].replace("9000", str(port)), "utf-8")
+    completed = {"result": {"url": "https://cdn.example/v.mp4"}, "error": None}
+    failed = {"result": None, "error": {"code": "moderated", "message": "no"}}
+    environ = ENVIRON | {"RELAY_SIGNING_SECRET": SECRET, "PYTHONUNBUFFERED": "1"}
+    with running([sys.executable, "receiver.py"], tmp_path, environ, port), httpx.Client(trust_env=False) as client:
+        # It prints after its answer and takes one request at a time: the last one, a repetition, waits for the prints.
+        for kind, end in (("completed", completed), ("failed", failed), ("failed", failed)):
+            body = event_body(EventType(f"task.{kind}"), NOW * 1000, {"metadata": {"order": "42"}, **end})
+            stamp = int(time.time())
+            signature = signing.sign([SECRET], f"evt_{kind}", stamp, body)
+            headers = {"id": f"evt_{kind}", "timestamp": str(stamp), "signature": signature}
+            headers = {f"webhook-{name}": value for name, value in headers.items()}
+            assert client.post(f"http://127.0.0.1:{port}/hooks/video", headers=headers, content=body).is_success
+    printed = [line for line in (tmp_path / "log").read_text("utf-8").splitlines() if line.startswith("task.")]
+    assert printed == [
+        "task.completed 42 https://cdn.example/v.mp4",
+        "task.failed 42 {'code': 'moderated', 'message': 'no'}",
+    ]
+
+
 # -------------------------------------------------------------------------------------------------- add a provider
 
 PROVIDER_PAGE = page("add-a-provider.md")

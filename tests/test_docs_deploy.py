@@ -140,6 +140,11 @@ def test_systemd() -> None:
     assert int(service["TimeoutStopSec"]) >= 30
 
 
+def test_relay_is_compiled_where_it_may_not_write_its_bytecode() -> None:
+    for place in (FILES["Dockerfile"], FILES["render.yaml"], block("bash", "sudo python3 -m venv")):
+        assert place.count("python -m compileall -q relay") == place.count("--require-hashes") > 0
+
+
 def test_compose() -> None:
     services = yaml.safe_load(FILES["compose.yaml"])["services"]
     commands = {name: " ".join(service["command"]) for name, service in services.items() if name != "database"}

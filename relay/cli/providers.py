@@ -126,7 +126,7 @@ def check(
 ) -> None:
     """Validate a definition file.
 
-    A relay that runs has read its files when it first used them: restart it to have it read a changed one.
+    A relay that runs reads a changed file within seconds. If it has a mistake, what was read before holds.
 
     Example: relay providers check config/providers/unified-video.toml
 

@@ -186,9 +186,11 @@ def counts(tx: sa.Connection) -> Counts:
     d = deliveries.c
     under_way = sa.select(usage.c.app_id, usage.c.watching).where(usage.c.watching > 0)
     watching: dict[str, int] = {row.app_id: row.watching for row in tx.execute(under_way)}
-    dead, held = (sa.select(d.id).where(d.state == _literal(s)) for s in (DeliveryState.DEAD, DeliveryState.HELD))
+    dead = sa.select(d.settled_at).where(d.state == _literal(DeliveryState.DEAD)).order_by(d.settled_at)
+    held = sa.select(d.place).where(d.state == _literal(DeliveryState.HELD)).order_by(d.place)
     again = sa.and_(d.next_attempt_at.is_not(None), d.attempts > sa.literal_column("0", sa.Integer))
-    failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT))
+    failing = sa.select(d.id).where(again, d.event_type.not_in(SINGLE_ATTEMPT)).order_by(d.app_id, d.next_attempt_at)
+    # Each in the order of its partial index: without one, SQLite may walk another index from end to end.
     some = (query.limit(COUNTED).subquery() for query in (dead, held, failing))
     stuck = [tx.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one() for rows in some]
     return Counts(sum(watching.values()), next_polls.by_provider(tx, watching), *stuck)

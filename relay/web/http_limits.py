@@ -151,7 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the deadline of the body: the head is complete.
 
         Raises:
-            ValueError: it names no version that has headers, no host, or more than one: a proxy could read it otherwise.
+            ValueError: it is not HTTP/1, or names no host or more than one, so that a proxy could read it otherwise.
         """
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):

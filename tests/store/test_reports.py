@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +14,9 @@ from relay.model.reading import Kind
 from relay.store import Database, census, invariants, next_polls, outbox, polling, reports, schema, watches
 from relay.store.schema import ailments, deliveries
 from tests.support import rows
+from tests.support.databases import migrated_file
 from tests.support.rows import NOW
+from tests.support.statements import statements_seen
 
 MINUTE = 60_000
 
@@ -194,3 +198,15 @@ def test_the_lists_are_read_by_index(db: Database) -> None:
     assert any("ix_deliveries_settled" in plan for plan in plans)
     assert any("ix_watches_cancelled" in plan for plan in plans)
     assert [plan for plan in plans if re.match(r"SCAN (watches|deliveries)(?! USING)", plan)] == []
+
+
+def test_sqlite_counts_what_is_stuck_through_the_index_of_nothing_else(tmp_path: Path) -> None:
+    db = Database(migrated_file(tmp_path / "relay.db"))
+    seen: list[tuple[str, Any]] = []
+    with db.engine.connect() as tx:
+        with statements_seen(tx, lambda sql, values, _: seen.append((sql, values))):
+            reports.counts(tx)
+        plans = [str(tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()) for sql, values in seen]
+    db.close()
+    used = re.findall(r"INDEX (ix_deliveries_\w+)", " ".join(plans))
+    assert used == ["ix_deliveries_dead", "ix_deliveries_held_at", "ix_deliveries_app_again"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.model.experience import TaskFigures, figures
@@ -40,12 +40,33 @@ class UpstreamHealth:
     @property
     def ready(self) -> bool:
         """Return whether apps can have it asked without a key or an address of their own."""
-        return self.provider.configured and not self.provider.lacks_key(None)
+        return self.state == "ready"
+
+    @property
+    def state(self) -> str:
+        """Return whether it can be asked, or what is missing, in a few words."""
+        if not self.provider.configured:
+            return "no address"
+        if self._addresses:
+            return "address of each watch"
+        return "no key" if self.provider.lacks_key(None) else "ready"
 
     @property
     def remedy(self) -> str:
         """Return what to do where it is not ready."""
+        if self._addresses:
+            return f"a watch brings its address and its key; or {self.provider.remedy}"
         return self.provider.key_remedy if self.provider.configured else self.provider.remedy
+
+    @property
+    def at(self) -> str:
+        """Return where it is asked, as far as that is known."""
+        return self.provider.host or ", ".join(self._addresses)
+
+    @property
+    def _addresses(self) -> Sequence[str]:
+        """Return the hosts among which each watch chooses, where the deployment has no address."""
+        return () if self.provider.host else self.provider.definition.hosts
 
     @property
     def busy(self) -> bool:

@@ -14,11 +14,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import orjson
+import sqlalchemy as sa
 import structlog
 from starlette.background import BackgroundTask, BackgroundTasks
 from starlette.requests import Request
@@ -33,7 +35,8 @@ from relay.errors import BadSignature, Invalid, MalformedRequest, NotFound, Rela
 from relay.model.delivery import DeliveryState
 from relay.model.watch import State
 from relay.outbound.deadline import Deadline
-from relay.store import apps, deliveries, watches
+from relay.store import apps, deliveries, finding, watches
+from relay.store.schema import AnyRow
 from relay.web.api.schemas import WatchIn
 from relay.web.bodies import parse, read_body
 from relay.web.context import Context
@@ -188,7 +191,7 @@ class SlackRequests:
                 newest = await db.read(watches.newest, app.id, LISTED + 1, None, watching)
                 return replies.listed(newest[:LISTED], len(newest) > LISTED, base_url)
             case "dead":
-                newest_dead = await db.read(partial(deliveries.newest, state=DeliveryState.DEAD), app.id, LISTED + 1)
+                newest_dead = await db.read(_dead, app.id)
                 return replies.dead(newest_dead[:LISTED], len(newest_dead) > LISTED, base_url)
             case "watch" if command.subject:
                 return await self._watch(command, app)
@@ -203,8 +206,7 @@ class SlackRequests:
 
     async def _watch(self, command: Command, app: apps.App) -> str:
         """Watch a task, of the provider that stands before its id or else of the usual one."""
-        first, _, rest = command.subject.partition(" ")
-        provider = first if rest.strip() and first in self._context.upstreams else None
+        provider, rest = self._provider_before(command.subject)
         task_id, _ = await self._named(rest if provider else command.subject, app)
         targets = [{"type": "slack", "channel": command.channel}]
         of_provider = {"provider": provider} if provider else {}
@@ -213,6 +215,23 @@ class SlackRequests:
         here = replace(wanted.request(), permitted=True)
         registered = await self._context.actions.register(app.id, here)
         return replies.watching(registered, self._context.settings.base_url)
+
+    def _provider_before(self, subject: str) -> tuple[str | None, str]:
+        """Split a provider's name off the id behind it. Without one, all of it is the id.
+
+        Raises:
+            Invalid: the id is missing, or the name is not quite a provider's.
+        """
+        first, _, rest = subject.partition(" ")
+        names = list(self._context.upstreams)
+        name = first.lower()
+        if name in names:
+            if not rest.strip():
+                raise Invalid(f"which task of '{name}'? Its id comes after it: '/relay watch {name} ID'")
+            return name, rest
+        if rest.strip() and (near := get_close_matches(name, names, n=1)):
+            raise Invalid(f"there is no provider '{first}'; did you mean '{near[0]}'?")
+        return None, subject
 
     async def _named(self, text: str, app: apps.App) -> tuple[str, list[watches.StoredWatch]]:
         """Return the id that a text names, and its watches: the first reading of the text that is watched.
@@ -261,6 +280,11 @@ class SlackRequests:
         if not isinstance(answer, SlackAnswer) or not answer.taken:
             error = answer.code if isinstance(answer, SlackAnswer) else answer.error
             log.warning("somebody in Slack was not answered", error=error)
+
+
+def _dead(tx: sa.Connection, app_id: str) -> list[AnyRow]:
+    newest = deliveries.newest(tx, app_id, LISTED + 1, state=DeliveryState.DEAD)
+    return finding.delivery_rows(tx, [delivery.row.id for delivery in newest])
 
 
 def _verifier(secret: str) -> SignatureVerifier:

@@ -10,8 +10,9 @@ from relay.actions import RegisteredWatch
 from relay.channels.slack import text as words
 from relay.channels.slack.message import link_to
 from relay.errors import FieldError, RelayError, StoreUnavailable
-from relay.store.deliveries import StoredDelivery
+from relay.store.schema import AnyRow
 from relay.store.watches import StoredWatch
+from relay.web.dashboard.words import why
 
 HELP = (
     "*relay* tells here how tasks end that you would otherwise have to poll for.\n"
@@ -77,20 +78,20 @@ def nothing_to_send(task_id: str) -> str:
     return f"Nothing is left to be sent again about {task}: every receiver is notified, or is being notified now."
 
 
-def dead(deliveries: Sequence[StoredDelivery], more: bool, base_url: str) -> str:
+def dead(newest: Sequence[AnyRow], more: bool, base_url: str) -> str:
     """List deliveries that are dead, newest first."""
-    if not deliveries:
+    if not newest:
         return NOTHING_DEAD
-    lines = [_dead(delivery, base_url) for delivery in deliveries]
+    lines = [_dead(row, base_url) for row in newest]
     return "\n".join([*lines, *(["… and more"] if more else [])])
 
 
-def _dead(delivery: StoredDelivery, base_url: str) -> str:
-    row = delivery.row
+def _dead(row: AnyRow, base_url: str) -> str:
     page = link_to(row.watch_id, base_url)
     link = f"<{words.escaped(page)}|Open in relay>" if page else row.id
-    why = words.escaped(words.shown(row.reason, 200))
-    return f":x: {row.event_type} to {words.code(row.host)}: {why}  {link}"
+    reason = words.escaped(words.shown(why(row.reason), 200)) if row.reason else "no reason is known"
+    task = words.code(words.shown(row.task_id, 100))
+    return f":x: {task}  {row.event_type} to {words.code(row.host)}: {reason}  {link}"
 
 
 def not_watched(task_id: str) -> str:

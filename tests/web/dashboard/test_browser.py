@@ -240,6 +240,9 @@ async def furnished(scene: Scene, name: str) -> list[str]:
         f"/deliveries/{dead}",
         "/deliveries/again?state=dead",
         "/deliveries/again?state=dead&at=1&of=3",
+        "/apps",
+        "/providers",
+        "/try",
     ]
 
 
@@ -272,6 +275,17 @@ SMALL = """() => [...document.querySelectorAll('a[href], button, summary, input:
 """What is smaller than a fingertip needs (WCAG 2.5.8), but for links within a sentence."""
 
 
+SPLIT = """() => [...document.querySelectorAll('h1, h2, .words')].filter(it => it.offsetParent !== null)
+    .flatMap(it => [...it.childNodes].filter(node => node.nodeType === Node.TEXT_NODE))
+    .flatMap(node => [...node.data.matchAll(/[a-z]+/gi)].map(found => {
+        const range = document.createRange()
+        range.setStart(node, found.index)
+        range.setEnd(node, found.index + found[0].length)
+        return [found[0], range.getClientRects().length]
+    })).filter(([word, lines]) => lines > 1 && word.length < 12).map(([word]) => word)"""
+"""Words of ordinary length that begin on one line and end on the next."""
+
+
 @pytest.mark.parametrize("width", [320, 360, 3840])
 async def test_nothing_needs_sideways_scrolling(scene: Scene, name: str, width: int) -> None:
     async with browsing(viewport={"width": width, "height": 800}) as page:
@@ -283,6 +297,7 @@ async def test_nothing_needs_sideways_scrolling(scene: Scene, name: str, width: 
             wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, path
             assert await page.evaluate(SMALL) == [], path
+            assert await page.evaluate(SPLIT) == [], path
 
 
 async def test_the_keyboard_alone_does(scene: Scene, page: Page, name: str) -> None:

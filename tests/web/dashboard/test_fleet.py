@@ -79,9 +79,15 @@ async def test_providers_are_listed_with_what_they_lack(here: httpx.AsyncClient)
     assert keyless
     assert ">no key<" in keyless[0]
     assert "RUNWAY_API_KEY" in keyless[0]
+    chosen = re.search(r'<li id="p-azure-openai-videos".*?</li>', page, re.DOTALL)
+    assert chosen
+    assert ">address of each watch<" in chosen[0]
+    assert "*.openai.azure.com" in chosen[0]
+    assert "set AZURE_OPENAI_VIDEOS_BASE_URL" in chosen[0]
     front = (await here.get("/")).text
     assert '<li id="p-unified-video"' in front
-    assert '<li id="p-runway"' not in front, "what is neither ready nor asked is on its own page"
+    for name in ("runway", "azure-openai-videos"):
+        assert f'<li id="p-{name}"' not in front, "what is neither ready nor asked is on its own page"
 
 
 async def test_a_task_of_the_sandbox_is_tried_by_a_button(relay: Caller, receiver: parties.Receiver, name: str) -> None:

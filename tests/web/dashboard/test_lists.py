@@ -167,7 +167,7 @@ async def test_these_are_counted_by_place_and_reason_and_sent_again(
 
         asking = await here.get("/deliveries/again", params={"app": app, "state": "dead"})
         assert "Send 3 deliveries again?" in asking.text
-        groups = re.findall(r'<a class="task" href="([^"]*)">(\d+) to [\d.:]+([^<]*)</a>', asking.text)
+        groups = re.findall(r'<a class="task words" href="([^"]*)">(\d+) to [\d.:]+([^<]*)</a>', asking.text)
         assert [(count, path) for _, count, path in groups] == [("2", f"/{name}/a"), ("1", f"/{name}/b")]
         narrowed = groups[0][0].replace("&amp;", "&")
         assert len(shown(await here.get(narrowed))) == 2

@@ -159,13 +159,21 @@ async def test_a_provider_may_stand_before_the_id(house: House, name: str) -> No
     ]
 
 
+async def test_a_providers_name_is_taken_as_people_write_it(house: House, name: str) -> None:
+    assert "Watching." in await house.says(f"watch Sandbox sandbox:never#{name}")
+    assert "which task of 'sandbox'? Its id comes after it" in await house.says("watch Sandbox")
+    assert "no provider 'sandbx'; did you mean 'sandbox'?" in await house.says(f"watch sandbx sandbox:never#{name}-2")
+    found = (await house.relay.http.get("/v1/watches")).json()["data"]
+    assert [(one["provider"], one["task_id"]) for one in found] == [("sandbox", f"sandbox:never#{name}")]
+
+
 async def test_what_is_wrong_is_told_without_pointers(house: House) -> None:
     for command in ("watch " + "x" * 600, "watch sandbox a\0b", "status a\0b", "status wch_\0"):
         assert "/task_id" not in await house.says(command)
 
 
 async def test_what_is_dead_is_listed(house: House, upstream: Upstream, receiver: Receiver, name: str) -> None:
-    receiver.scripts[f"/{name}"] = Answer(status=410)
+    receiver.scripts[f"/{name}"] = Answer(status=404)
     upstream.scripts[name] = done()
     watch = await house.relay.register(name, f"{receiver.url}/{name}")
 
@@ -175,7 +183,8 @@ async def test_what_is_dead_is_listed(house: House, upstream: Upstream, receiver
     await until(dead)
     listed = await house.says("dead")
     assert "task.completed" in listed
-    assert "410 Gone" in listed
+    assert f"`{name}`" in listed
+    assert "the receiver answered 404" in listed
     assert watch["id"] in listed
 
 

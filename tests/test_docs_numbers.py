@@ -33,6 +33,7 @@ from relay.store import (
     deliveries,
     experiences,
     misses,
+    past,
     processes,
     reports,
     target_health,
@@ -40,7 +41,7 @@ from relay.store import (
 from relay.telemetry import log_output
 from relay.web import callbacks, rate_limit
 from relay.web.api import watch_changes
-from relay.web.dashboard import rendering, sessions
+from relay.web.dashboard import rendering, sessions, window
 from relay.web.slack import handlers as slack
 from relay.worker import claim_loop, dispatcher, heartbeat, poller, upkeep
 
@@ -138,6 +139,9 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
         "accepts {} wrong passwords and then one in {};": (sessions.PER_ADDRESS[0], 1 / sessions.PER_ADDRESS[1]),
         "from all addresses together, {} and then one per second": sessions.IN_ALL[0],
         "and within {} in the others": sessions.LOOK_EVERY,
+        "Without it, it is {}.": window.WINDOWS[window.USUAL].slice * window.WINDOWS[window.USUAL].columns / 1000,
+        "counts it in pieces of {}, the": window.PIECE,
+        "counts the newest {} ends": past.NEWEST,
         "was logged in within the last {}": sessions.KNOWN_FOR,
         "a page loads itself every {}": int(RELOAD[1]) if RELOAD else 0,
     },
@@ -255,7 +259,6 @@ FROM_THE_CODE: dict[str, dict[str, Value]] = {
 NOT_FROM_THE_CODE = {
     "README.md": ["kills a random process every 2 s"],
     "docs/add-a-provider.md": ["forgotten after 24 hours"],
-    "docs/dashboard.md": ["the last 24 hours"],
     "docs/deploy/container.md": ["kills after 10 s by default", "`--stop-timeout 30`", "Kubernetes waits 30 s"],
     "docs/deploy/variables.md": ["idle connections for more than 90 s"],
     "docs/lifecycle.md": [

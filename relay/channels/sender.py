@@ -70,7 +70,7 @@ class Sender:
             type=claim.event_type,
             body=claim.body,
             address=orjson.loads(self._vault.open(claim.address, claim.target_id)),
-            secrets=await self._secrets(claim.app_id),
+            secrets=await self.secrets(claim.app_id),
             at=self._clock(),
             target_id=claim.target_id,
             traceparent=parents.get(claim.watch_id),
@@ -95,7 +95,7 @@ class Sender:
             type=EventType.TEST,
             body=event_body(EventType.TEST, self._clock(), {"message": text}),
             address=address,
-            secrets=await self._secrets(app_id),
+            secrets=await self.secrets(app_id),
             at=self._clock(),
             traceparent=traceparent,
         )
@@ -112,7 +112,7 @@ class Sender:
             event: its `webhook-id`, its type and its body.
         """
         channel = self._channels.get(target_type)
-        secrets = await self._secrets(app_id)
+        secrets = await self.secrets(app_id)
         if channel is None:
             return None
         return channel.preview(Message(*event, address=address, secrets=secrets, at=at))
@@ -142,7 +142,7 @@ class Sender:
             return Outcome(Verdict.RETRY, "not_configured", note=f"this deployment has no channel '{target_type}'")
         return await channel.send(message)
 
-    async def _secrets(self, app_id: str) -> list[str]:
+    async def secrets(self, app_id: str) -> list[str]:
         """Return the app's signing secrets that are valid now, newest first."""
         now = self._clock()
         read_at, stored = self._known_secrets.get(app_id, (now, []))

@@ -20,24 +20,10 @@ from relay.store import last_answers, misses, next_polls, outbox, polling
 from relay.store import watches as watches_
 from relay.store.next_polls import COUNTED
 from relay.store.outbox import SINGLE_ATTEMPT
-from relay.store.schema import (
-    EACH_APP,
-    NEVER_ENDED,
-    AnyRow,
-    apps,
-    cancelled_id,
-    changes,
-    deliveries,
-    lags,
-    usage,
-    watches,
-)
+from relay.store.schema import EACH_APP, NEVER_ENDED, AnyRow, apps, cancelled_id, changes, deliveries, usage, watches
 
 WINDOW = 1000
 """Rows that are searched for what has no index of its own."""
-
-LAG = ("count", "sum", "most")
-"""The figures about the detection lags in a slice of time."""
 
 MAX_DELIVERIES = 50
 """Deliveries of one watch that its page shows; the newest ones."""
@@ -194,45 +180,6 @@ def counts(tx: sa.Connection) -> Counts:
     some = (query.limit(COUNTED).subquery() for query in (dead, held, failing))
     stuck = [tx.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one() for rows in some]
     return Counts(sum(watching.values()), next_polls.by_provider(tx, watching), *stuck)
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """How many watches and deliveries ended in each state, by slice of time and state.
-
-    Attributes:
-        lags: has figures in place of states: the `count` of ends, and `sum` and `most` of their detection lags.
-    """
-
-    ends: dict[tuple[int, str], int]
-    settled: dict[tuple[int, str], int]
-    lags: dict[tuple[int, str], int]
-
-
-def past(tx: sa.Connection, since: Millis, slice_: Millis) -> Past:
-    """Count ends and settled deliveries since a time, by slice. The number of a slice is its time // `slice_`."""
-    # A literal, because PostgreSQL must see that the selected expression is the one to group by.
-    divisor = sa.literal_column(str(slice_), sa.BigInteger)
-
-    def by_slice(
-        at: sa.Column[int], state: sa.Column[str], *more: sa.ColumnElement[bool]
-    ) -> dict[tuple[int, str], int]:
-        number = at // divisor
-        query = sa.select(number, state, sa.func.count()).where(at >= since, *more).group_by(number, state)
-        return {(int(number), state): int(count) for number, state, count in tx.execute(query)}
-
-    number = lags.c.at // divisor
-    ms = lags.c.unseen_ms
-    lag_query = sa.select(number, sa.func.count(), sa.func.sum(ms), sa.func.max(ms)).where(lags.c.at >= since)
-    lags_by_slice: dict[tuple[int, str], int] = {}
-    for slice_number, *figures in tx.execute(lag_query.group_by(number)):
-        lags_by_slice |= {(int(slice_number), name): int(figure) for name, figure in zip(LAG, figures, strict=True)}
-    retried = deliveries.c.event_type.not_in(SINGLE_ATTEMPT)
-    return Past(
-        ends=by_slice(watches.c.ended_at, watches.c.state),
-        settled=by_slice(deliveries.c.settled_at, deliveries.c.state, retried),
-        lags=lags_by_slice,
-    )
 
 
 @dataclass(frozen=True, slots=True)

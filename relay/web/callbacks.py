@@ -44,7 +44,7 @@ _ANSWER = {"type": "object", "properties": {"challenge": {"type": "string"}}}
 async def receive_callback(request: Request) -> Response:
     """Take a callback of an upstream: `POST /in/{token}`."""
     context = context_of(request)
-    watch_id = context.callback_tokens.watch_of(request.path_params["token"])
+    watch_id = context.callback_tokens.id_of(request.path_params["token"])
     if watch_id is None:
         raise NotFound("no watch has this callback")
     await context.callbacks.came(watch_id)

@@ -16,7 +16,7 @@ from relay.errors import Unauthorized
 from relay.model.times import Millis
 from relay.providers.upstreams import Upstreams
 from relay.security import app_keys
-from relay.security.callback_tokens import CallbackTokens
+from relay.security.path_tokens import CALLBACK, INBOX, PathTokens
 from relay.security.vault import Vault
 from relay.settings.options import Settings
 from relay.store import Database, apps
@@ -48,9 +48,10 @@ class Context:
         measure: brings the gauges of the metrics up to date.
         slack: how Slack is called.
         callback_tokens, callbacks: whose callback it is, and what wakes its watch.
+        inbox_tokens: whose test inbox it is.
         unwell: returns the reasons why this process is not ready, none if it is.
         streams: the streams and waiting answers that are open.
-        inbox: the address of the test inbox, where there is one (`relay dev`).
+        inbox: the address of an inbox that is used in place of the deployment's own (`relay dev`).
         batches, lists: whose turn it is to register a batch, or to read a list.
     """
 
@@ -67,7 +68,8 @@ class Context:
     tracing: Tracing
     slack: SlackApi
     submissions: Submissions
-    callback_tokens: CallbackTokens = field(init=False)
+    callback_tokens: PathTokens = field(init=False)
+    inbox_tokens: PathTokens = field(init=False)
     callbacks: Callbacks = field(init=False)
     inbox: str | None = field(init=False, default=None)
     streams: OpenStreams = field(init=False, default_factory=OpenStreams)
@@ -77,7 +79,8 @@ class Context:
     _looked_for: dict[bytes, asyncio.Task[apps.App]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.callback_tokens = CallbackTokens(self.vault, self.settings.base_url)
+        self.callback_tokens = PathTokens(CALLBACK, self.vault, self.settings.base_url)
+        self.inbox_tokens = PathTokens(INBOX, self.vault, self.settings.base_url)
         self.callbacks = Callbacks(self.db, self.actions.wake, self.clock)
 
     async def app_of(self, request: Request) -> apps.App:

@@ -19,7 +19,7 @@ from relay.errors import (
     ResolverUnavailable,
     StoreUnavailable,
 )
-from relay.security.callback_tokens import masked
+from relay.security.path_tokens import masked
 from relay.web.api.answers import ProblemOut
 from relay.web.request_id import request_id_of
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from relay.errors import RelayError
 from relay.outbound.shares import Shares
-from relay.web import callbacks, ops
+from relay.web import callbacks, ops, own_inbox
 from relay.web.api import routes as api
 from relay.web.api.openapi import document
 from relay.web.api.openapi.spec import HEADERS
@@ -35,6 +35,7 @@ def build(context: Context) -> ASGIApp:
             *api.routes(context),
             *dashboard.routes(context),
             *slack.routes(context),
+            *own_inbox.routes(context),
             *(Route(operation.path, operation.handler) for operation in ops.operations.all),
             *(Route(o.path, o.handler, methods=[o.method]) for o in callbacks.operations.all),
             Route("/metrics", ops.metrics),

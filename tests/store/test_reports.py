@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from relay.model.delivery import Attempt, DeliveryState, Outcome, Verdict
 from relay.model.reading import Kind
-from relay.store import Database, census, invariants, next_polls, outbox, polling, reports, schema, watches
+from relay.store import Database, census, invariants, next_polls, outbox, past, polling, reports, schema
 from relay.store.schema import ailments, deliveries
 from tests.support import rows
 from tests.support.databases import migrated_file
@@ -123,27 +123,10 @@ def test_progress_that_was_not_taken_needs_no_attention(db: Database) -> None:
     assert db.run_here(reports.needing_attention, NOW, 10) == []
 
 
-def test_counts_and_the_past(db: Database) -> None:
+def test_what_is_in_flight_is_counted_by_provider(db: Database) -> None:
     app = rows.app(db)
-    hour = 3_600_000
-    ids = [rows.watch(db, app, f"task-{n}") for n in range(4)]
-    end(db, ids[0], NOW)
-    end(db, ids[1], NOW + hour, Kind.FAILED)
-    settle(db, DeliveryState.DELIVERED, NOW + hour)
-    db.run_here(watches.cancel, app, ids[2], NOW + hour)
-    past = db.run_here(reports.past, NOW - hour, hour)
-    number = NOW // hour
-    assert past.ends == {(number, "completed"): 1, (number + 1, "failed"): 1, (number + 1, "cancelled"): 1}
-    assert past.settled == {(number + 1, "delivered"): 1}
-    assert past.lags == {
-        (number, "count"): 1,
-        (number, "sum"): 0,
-        (number, "most"): 0,
-        (number + 1, "count"): 1,
-        (number + 1, "sum"): hour,
-        (number + 1, "most"): hour,
-    }
-    assert db.run_here(reports.past, NOW + 1, hour).ends == {k: v for k, v in past.ends.items() if k[0] > number}
+    end(db, rows.watch(db, app, "task-0"))
+    rows.watch(db, app, "task-1")
     assert db.run_here(reports.counts).in_flight == {"p": (1, 0)}
 
 
@@ -187,7 +170,9 @@ def test_the_lists_are_read_by_index(db: Database) -> None:
         reports.in_flight(tx, 10)
         reports.ended(tx, 10)
         reports.needing_attention(tx, NOW, 10)
-        reports.past(tx, NOW, MINUTE)
+        past.count(tx, MINUTE, NOW // MINUTE)
+        past.reach(tx, MINUTE, 0, NOW // MINUTE, 10)
+        past.of_providers(tx, NOW)
         reports.counts(tx)
         reports.search(tx, "task", 10)
         for sql, values in seen.copy():

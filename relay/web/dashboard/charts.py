@@ -1,4 +1,4 @@
-"""Small charts of the last day, as shapes that a template draws in SVG: no script, no inline style."""
+"""Small charts of a window of time, as shapes that a template draws in SVG: no script, no inline style."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from relay.model.delivery import DeliveryState
 from relay.model.watch import State
-from relay.web.dashboard.last_day import LastDay, Slice
 from relay.web.dashboard.rendering import span
+from relay.web.dashboard.window import Slice, Window, WindowFigures
 
 WIDTH = 480
 HEIGHT = 72
@@ -59,7 +59,7 @@ class Chart:
     columns: Sequence[Column]
 
 
-def ends(day: LastDay) -> Chart:
+def ends(figures: WindowFigures) -> Chart:
     """Draw how many watches ended, and how."""
     colours: dict[str, str] = {
         State.COMPLETED: GOOD,
@@ -68,21 +68,22 @@ def ends(day: LastDay) -> Chart:
         State.LOST: BAD,
         State.CANCELLED: DULL,
     }
-    return _stacked("ends", "Ends", day.ends, colours, "No watch ended.")
+    return _stacked("ends", "Ends", figures.ends, colours, "No watch ended.", figures.window)
 
 
-def settled(day: LastDay) -> Chart:
+def settled(figures: WindowFigures) -> Chart:
     """Draw how many deliveries arrived, and how many were given up."""
     colours: dict[str, str] = {DeliveryState.DELIVERED: GOOD, DeliveryState.DEAD: BAD}
-    return _stacked("settled", "Deliveries", day.settled, colours, "Nothing was to be delivered.")
+    none = "Nothing was to be delivered."
+    return _stacked("settled", "Deliveries", figures.settled, colours, none, figures.window)
 
 
-def lag(day: LastDay) -> Chart:
+def lag(figures: WindowFigures) -> Chart:
     """Draw for how long ends may have gone unnoticed, on average: from the query before to the one that showed it."""
-    means = [part.counts["sum"] / part.counts["count"] if part.counts else None for part in day.lags]
+    means = [part.counts["sum"] / part.counts["count"] if part.counts else None for part in figures.lags]
     highest = max((mean for mean in means if mean is not None), default=0.0)
     columns = []
-    for number, (part, mean) in enumerate(zip(day.lags, means, strict=True)):
+    for number, (part, mean) in enumerate(zip(figures.lags, means, strict=True)):
         if mean is None:
             columns.append(_column(number, len(means), [], f"{_time(part)}: none"))
         else:
@@ -90,21 +91,23 @@ def lag(day: LastDay) -> Chart:
             words = f"{span(mean)} on average, {span(part.counts['most'])} at most"
             bars = [_bar(number, len(means), HEIGHT - height, height, CALM)]
             columns.append(_column(number, len(means), bars, f"{_time(part)}: {words}"))
-    count = sum(part.counts.get("count", 0) for part in day.lags)
+    count = sum(part.counts.get("count", 0) for part in figures.lags)
     if not count:
         return Chart("lag", "Detection lag", "–", "No end was noticed.", columns)
-    average = span(sum(part.counts.get("sum", 0) for part in day.lags) / count)
-    most = span(max(part.counts.get("most", 0) for part in day.lags))
+    average = span(sum(part.counts.get("sum", 0) for part in figures.lags) / count)
+    most = span(max(part.counts.get("most", 0) for part in figures.lags))
     words = f"An end went unnoticed for {average} on average, for {most} at most."
     return Chart("lag", "Detection lag", average, words, columns)
 
 
-def _stacked(id_: str, title: str, slices: Sequence[Slice], colours: Mapping[str, str], none: str) -> Chart:
+def _stacked(
+    id_: str, title: str, slices: Sequence[Slice], colours: Mapping[str, str], none: str, window: Window
+) -> Chart:
     """Draw the counts of each slice as bars on top of each other.
 
     Args:
         colours: by state, in the order in which the bars are stacked.
-        none: the words for a day without any.
+        none: the words for a window without any.
     """
     highest = max((sum(part.counts.values()) for part in slices), default=0)
     columns = []
@@ -120,7 +123,7 @@ def _stacked(id_: str, title: str, slices: Sequence[Slice], colours: Mapping[str
         columns.append(_column(number, len(slices), bars, f"{_time(part)}: {words}"))
     totals = {state: sum(part.counts.get(state, 0) for part in slices) for state in colours}
     words = _words(totals, colours)
-    all_of_it = f"{words} in the last 24 hours; at most {highest:,} in half an hour." if words else none
+    all_of_it = f"{words} in the last {window.words}; at most {highest:,} in {window.column_words}." if words else none
     return Chart(id_, title, f"{sum(totals.values()):,}", all_of_it, columns)
 
 
@@ -139,7 +142,7 @@ def _column(number: int, of: int, bars: Sequence[Bar], words: str) -> Column:
 
 
 def _time(part: Slice) -> str:
-    return f"{datetime.fromtimestamp(part.at / 1000, UTC):%H:%M} UTC"
+    return f"{datetime.fromtimestamp(part.at / 1000, UTC):%b %d, %H:%M} UTC"
 
 
 def _words(counts: Mapping[str, int], order: Iterable[str]) -> str:

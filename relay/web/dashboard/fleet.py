@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.errors import Invalid
 from relay.security import app_changes, app_keys
-from relay.store import alerts, apps, reports
+from relay.store import alerts, apps, past, reports
+from relay.store.past import ProviderPast
 from relay.web.dashboard.buttons import Form
 from relay.web.dashboard.frame import Frame
+from relay.web.dashboard.front_page import FIGURES_EVERY
 from relay.web.dashboard.sessions import Session
+from relay.web.dashboard.shared_read import SharedRead
 from relay.web.dashboard.upstream_health import health
+from relay.web.dashboard.window import WINDOWS, Window, name_of_window
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -38,6 +44,7 @@ class Fleet:
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
         self._context = frame.context
+        self._pasts = {name: SharedRead(partial(self._past, window), 0.0) for name, window in WINDOWS.items()}
 
     async def apps(self, request: Request, session: Session) -> Response:
         """Show the apps, `GET /apps`; rotate a key or a secret, or disable one: `POST`."""
@@ -52,10 +59,25 @@ class Fleet:
         return self._frame.page(request, session, "apps.html", notice, **content)
 
     async def providers(self, request: Request, session: Session) -> Response:
-        """Show what can be watched here, and how well it answers: `GET /providers`."""
+        """Show what can be watched here, and how well it does: `GET /providers`, `?window=` for another time."""
+        name = name_of_window(request.query_params.get("window"))
         counts = await self._context.db.read(reports.counts)
-        upstreams = await health(self._context.upstreams, counts, self._context.actions.learned)
-        return self._frame.page(request, session, "providers.html", None, health=upstreams)
+        pasts = await self._pasts[name].get(FIGURES_EVERY)
+        counted = sum(one.completed + one.failed + one.others for one in pasts.values())
+        content = {
+            "health": await health(self._context.upstreams, counts, self._context.actions.learned),
+            "pasts": pasts,
+            "since": min(one.since for one in pasts.values()) if counted >= past.NEWEST else None,
+            "newest": past.NEWEST,
+            "window": name,
+            "windows": WINDOWS,
+            "retention": round(self._context.settings.retention * 1000),
+            "now": self._context.clock(),
+        }
+        return self._frame.page(request, session, "providers.html", None, **content)
+
+    async def _past(self, window: Window) -> dict[str, ProviderPast]:
+        return await self._context.db.read(past.of_providers, window.begin(self._context.clock()))
 
     @property
     def _declared(self) -> bool:

@@ -26,7 +26,7 @@ MAX_FORM = 16 * 1024
 
 PageHandler = Callable[[Request, Session], Awaitable[Response]]
 
-OURS = re.compile(r"/(((watches|deliveries)(/\w+)?|try|apps|providers|search)(\?[^\s\\]*)?)?")
+OURS = re.compile(r"/((watches|deliveries)(/\w+)?|try|apps|providers|search)?(\?[^\s\\]*)?")
 """Where a login may lead: to a page of the dashboard."""
 
 

@@ -18,8 +18,8 @@ from relay.store import reports, submissions, troubles
 from relay.store.schema import AnyRow
 from relay.web.context import Context
 from relay.web.dashboard import charts, rendering, words
-from relay.web.dashboard.last_day import DayCounter, LastDay, total
 from relay.web.dashboard.upstream_health import health
+from relay.web.dashboard.window import WINDOWS, WindowCounter, WindowFigures, total
 
 TOKEN = secrets.token_hex(16)
 """Stands for a form's token in the HTML that all open pages share.
@@ -36,7 +36,7 @@ ATTENTION = 20
 """Rows of each list."""
 
 FIGURES_EVERY = 5.0
-"""Seconds for which the counts are remembered."""
+"""Seconds for which the counts are remembered, once all of the window is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Figures:
     """The counts, made every few seconds."""
 
     counts: reports.Counts
-    day: LastDay
+    past: WindowFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,17 @@ class UpstreamInTrouble:
 
 
 class FrontPage:
-    """Reads and renders the front page, once for all who look at it.
+    """Reads and renders the front page, once for all who look at one window of time.
 
     Args:
         context: of the deployment.
+        window: the name of the window that its figures are about.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, window: str) -> None:
         self._context = context
-        self._day = DayCounter(context.db)
+        self._window = window
+        self._past = WindowCounter(context.db, WINDOWS[window])
         self._figures: tuple[float, Figures] | None = None
 
     async def read(self) -> str:
@@ -82,7 +84,7 @@ class FrontPage:
         now = self._context.clock()
         rows = await self._context.db.read(_rows, now)
         figures = await self._counted(now)
-        day = figures.day
+        past = figures.past
         upstreams = await health(self._context.upstreams, figures.counts, self._context.actions.learned)
         return rendering.render(
             "front_body.html",
@@ -96,22 +98,29 @@ class FrontPage:
             unknown_count=rows.unknown_count,
             counts=figures.counts,
             watching=figures.counts.watching,
-            ends=total(day.ends, *State),
-            completed=total(day.ends, State.COMPLETED),
-            success=day.success(figures.counts.failing + figures.counts.held),
+            ends=total(past.ends, *State),
+            completed=total(past.ends, State.COMPLETED),
+            success=past.success(figures.counts.failing + figures.counts.held),
             health=upstreams,
             asked=any(upstream.kinds for upstream in upstreams),
-            charts=[charts.ends(day), charts.lag(day), charts.settled(day)],
+            window=self._window,
+            windows=WINDOWS,
+            past=past,
+            retention=round(self._context.settings.retention * 1000),
+            charts=[charts.ends(past), charts.lag(past), charts.settled(past)],
             sandbox="sandbox" in self._context.upstreams,
             url=ADDRESS,
             why=words.why,
         )
 
     async def _counted(self, now: Millis) -> Figures:
-        if self._figures is None or time.monotonic() - self._figures[0] > FIGURES_EVERY:
-            counts = await self._context.db.read(reports.counts)
-            self._figures = (time.monotonic(), Figures(counts, await self._day.read(now)))
-        return self._figures[1]
+        if self._figures is not None:
+            made_at, figures = self._figures
+            if figures.past.since is None and time.monotonic() - made_at <= FIGURES_EVERY:
+                return figures
+        figures = Figures(await self._context.db.read(reports.counts), await self._past.read(now))
+        self._figures = (time.monotonic(), figures)
+        return figures
 
 
 @dataclass(frozen=True, slots=True)

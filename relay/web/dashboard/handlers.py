@@ -38,6 +38,7 @@ from relay.web.dashboard.sessions import LIFETIME, Session
 from relay.web.dashboard.shared_read import SharedRead
 from relay.web.dashboard.timeline import timeline
 from relay.web.dashboard.try_it import TryIt
+from relay.web.dashboard.window import WINDOWS, name_of_window
 from relay.web.sse import BEGIN, COMMENT, HEARTBEAT, event_stream
 
 log = structlog.stdlib.get_logger(__name__)
@@ -78,16 +79,17 @@ class Dashboard:
         self._buttons = Buttons(context)
         self._sessions = frame.sessions
         self._generation = frame.generation
-        self._front = SharedRead(FrontPage(context).read, REST)
+        self._fronts = {window: SharedRead(FrontPage(context, window).read, REST) for window in WINDOWS}
 
     # Pages
 
     async def front(self, request: Request, session: Session) -> Response:
-        """Show the front page: `GET /`, and `POST /` for its buttons."""
+        """Show the front page: `GET /`, `?window=` for another time than the last day; and `POST /` for its buttons."""
+        front = self._fronts[name_of_window(request.query_params.get("window"))]
         form = await self._frame.form(request, session)
         notice = None if form is None else await self._buttons.retry(form.get("delivery", ""))
         fresh = form is not None or "hx-request" in request.headers
-        html = await self._front.get(0.0 if fresh else RECENT, at_once=form is not None)
+        html = await front.get(0.0 if fresh else RECENT, at_once=form is not None)
         html = html.replace(TOKEN, self._sessions.token(session))
         html = html.replace(ADDRESS, escape(_address(request, self._context.settings)))
         return self._frame.page(request, session, "front.html", notice, body=Markup(html))  # noqa: S704 - a template made it

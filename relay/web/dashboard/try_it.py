@@ -63,18 +63,24 @@ class TryIt:
             tasks=TASKS,
             apps=names,
             inbox=self._context.inbox,
+            own_inbox=self._context.inbox_tokens.url("") is not None,
             sandbox=SANDBOX in self._context.upstreams,
             given=form or {},
         )
 
     async def _register(self, task: str, url: str, name: str) -> str:
-        """Register a task of the sandbox for an app; return the id of its watch."""
+        """Register a task of the sandbox for an app; return the id of its watch.
+
+        Args:
+            url: where its event goes; empty for the test inbox.
+        """
         if task not in TASKS:
             raise Invalid("there is no such task")
         app = next((app for app in await self._enabled() if app.name == name), None)
         if app is None:
             raise Conflict("there is no such app: 'relay apps create NAME' makes one")
-        target = parse(TestIn, {"target": {"type": "webhook", "url": url.strip()}}, below="/target").target
+        url = url.strip() or self._context.inbox_tokens.url(app.id) or ""
+        target = parse(TestIn, {"target": {"type": "webhook", "url": url}}, below="/target").target
         wanted = WatchRequest(f"sandbox:{task}#{secrets.token_hex(4)}", [target], SANDBOX)
         registered = await self._context.actions.register(app.id, wanted)
         watch_id = str(registered.watch.row.id)

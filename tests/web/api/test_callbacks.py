@@ -14,7 +14,7 @@ import pytest
 from starlette.responses import Response
 
 from relay.model.experience import figures
-from relay.security.callback_tokens import masked
+from relay.security.path_tokens import masked
 from relay.store import experiences
 from tests.support import parties
 from tests.support.deployment import Deployment, deployment, environment
@@ -282,4 +282,5 @@ async def test_what_has_ended_says_when_the_next_task_is_late_and_how_long_it_ta
 
 def test_logs_do_not_show_the_tokens() -> None:
     assert masked("/in/wch_1.secret") == "/in/********"
+    assert masked("/inbox/app_1.secret") == "/inbox/********"
     assert masked("/v1/watches") == "/v1/watches"

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from relay.store.schema import watches
 from relay.web.dashboard import rendering
 from relay.web.dashboard.sessions import client_address
+from relay.web.dashboard.window import WINDOWS
 from relay.wiring import now
 from tests.support import parties
 from tests.support.deployment import Deployment, deployment, environment
@@ -164,6 +165,31 @@ async def test_a_watch_whose_provider_is_gone_can_be_looked_at(api: Caller, here
     change = sa.update(watches).where(watches.c.id == watch["id"]).values(provider="of-yesterday")
     await api.relay.db.run(lambda tx: tx.execute(change).rowcount)
     assert "Its provider's file is gone" in (await here.get(f"/watches/{watch['id']}")).text
+
+
+@pytest.mark.parametrize("path", ["/", "/providers"])
+async def test_the_window_of_the_figures_stands_in_the_address(api: Caller, here: httpx.AsyncClient, path: str) -> None:
+    for window in ("1h", "24h", "7d", "30d"):
+        page = await here.get(path, params={"window": window})
+        assert f'<a class="target" href="{path}?window={window}" aria-current="true">' in page.text
+        assert page.text.count("aria-current") == 1
+        assert f"in the last {WINDOWS[window].words}" in page.text or f"The last {WINDOWS[window].words}" in page.text
+    assert (await here.get(path)).text.count('?window=24h" aria-current') == 1
+    for wrong in ("", "24", "1d", "<script>", "\0"):
+        refused = await here.get(path, params={"window": wrong})
+        assert refused.status_code == 422
+        assert "must be one of 1h, 24h, 7d, 30d" in refused.text
+
+
+async def test_a_page_that_looks_again_keeps_its_window(here: httpx.AsyncClient) -> None:
+    assert 'hx-get="/?window=7d"' in (await here.get("/?window=7d")).text
+
+
+async def test_what_is_deleted_already_is_not_counted_and_the_page_says_so(new_database: NewDatabase) -> None:
+    async with deployment(environment(new_database(), RELAY_RETENTION="3d"), working=False) as relay:
+        for path in ("/", "/providers"):
+            assert "deleted after 3 d" in (await relay.http.get(f"{path}?window=7d")).text
+            assert "deleted after" not in (await relay.http.get(path)).text
 
 
 @pytest.mark.parametrize("path", ["/watches/%00", "/watches/a%20b", "/live?watch=%00", "/live?watch=", "/search?q=%00"])

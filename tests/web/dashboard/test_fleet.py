@@ -90,6 +90,24 @@ async def test_providers_are_listed_with_what_they_lack(here: httpx.AsyncClient)
         assert f'<li id="p-{name}"' not in front, "what is neither ready nor asked is on its own page"
 
 
+async def test_providers_say_how_their_tasks_ended(
+    relay: Caller, upstream: parties.Upstream, receiver: parties.Receiver, name: str
+) -> None:
+    upstream.scripts[name] = [parties.says("processing"), parties.done()]
+    watch = await relay.register(name, f"{receiver.url}/{name}", provider="unified-video")
+    await parties.until(lambda: ended(relay, watch["id"]))
+    async with httpx.AsyncClient(base_url=relay.url, verify=False) as here:
+        page = (await here.get("/providers?window=1h")).text
+    row = re.search(r'<li id="p-unified-video".*?</li>', page, re.DOTALL)
+    assert row
+    assert re.search(r"in the last hour: [\d,]+ completed, [\d,]+ failed, [\d,]+ ended otherwise; half of them", row[0])
+    assert "half of the ends noticed within" in row[0]
+
+
+async def ended(relay: Caller, watch_id: str) -> bool:
+    return (await relay.watch(watch_id))["state"] == "completed"
+
+
 async def test_a_task_of_the_sandbox_is_tried_by_a_button(relay: Caller, receiver: parties.Receiver, name: str) -> None:
     async with httpx.AsyncClient(base_url=relay.url, verify=False, timeout=20) as here:
         app = f"app {relay.app_id}"

@@ -29,9 +29,9 @@ from relay.store.learned import Learned
 from relay.store.reports import Counts
 from relay.telemetry import metrics
 from relay.web.dashboard import charts, rendering
-from relay.web.dashboard.last_day import SLICE, SLICES, DayCounter, LastDay, Slice, total
 from relay.web.dashboard.shared_read import SharedRead
 from relay.web.dashboard.upstream_health import health
+from relay.web.dashboard.window import WINDOWS, Slice, WindowCounter, WindowFigures, total
 from relay.wiring import now
 from tests.support import rows
 from tests.support.rows import NOW
@@ -103,7 +103,11 @@ async def test_those_who_wait_share_a_failure() -> None:
     assert tries == 2, "the first asker's, and one that began after the others had asked"
 
 
-# --------------------------------------------------------------------------------------------------------- the last day
+# ------------------------------------------------------------------------------------------------------ windows of time
+
+DAY = WINDOWS["24h"]
+SLICE = DAY.slice
+SLICES = DAY.columns
 
 
 def end(db: Database, watch_id: str, at: int) -> None:
@@ -113,7 +117,7 @@ def end(db: Database, watch_id: str, at: int) -> None:
 
 @pytest.mark.anyio
 async def test_a_day_is_counted_once_and_then_only_where_it_grows(db: Database) -> None:
-    app, day = rows.app(db), DayCounter(db)
+    app, day = rows.app(db), WindowCounter(db, DAY)
     first = rows.watch(db, app, "task-1")
     end(db, first, NOW)
     counted = await day.read(NOW)
@@ -127,17 +131,19 @@ async def test_a_day_is_counted_once_and_then_only_where_it_grows(db: Database) 
     counted = await day.read(NOW + SLICE)
     assert [one.counts for one in counted.ends[-2:]] == [{"completed": 1}, {"completed": 1}]
     assert counted.success() == 0.0
-    assert LastDay([], [Slice(0, {"delivered": 1})], []).success(failing=3) == 0.25, "what fails is not left out"
+    assert WindowFigures(DAY, [], [Slice(0, {"delivered": 1})], []).success(failing=3) == 0.25, (
+        "what fails is not left out"
+    )
     assert total(counted.ends, State.COMPLETED) == 2
 
     later = await day.read(NOW + SLICE * (SLICES + 1))
     assert total(later.ends, *State) == 0, "a day has a beginning too"
-    assert total((await DayCounter(db).read(NOW + SLICE * SLICES)).ends, *State) == 1
+    assert total((await WindowCounter(db, DAY).read(NOW + SLICE * SLICES)).ends, *State) == 1
 
 
 @pytest.mark.anyio
 async def test_what_was_erased_is_gone_from_the_running_half_hour(db: Database) -> None:
-    app, day = rows.app(db), DayCounter(db)
+    app, day = rows.app(db), WindowCounter(db, DAY)
     watch_id = rows.watch(db, app, "task")
     end(db, watch_id, NOW)
     assert total((await day.read(NOW)).ends, *State) == 1
@@ -151,11 +157,11 @@ async def test_what_was_erased_is_gone_from_the_running_half_hour(db: Database) 
 async def test_a_day_that_could_not_be_counted_anew_is_the_next_time(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, day = rows.app(db), DayCounter(db)
+    app, day = rows.app(db), WindowCounter(db, DAY)
     watch_id = rows.watch(db, app, "task")
     end(db, watch_id, NOW)
     now = NOW + 3 * SLICE
-    monkeypatch.setattr("relay.web.dashboard.last_day.ANEW", 0.0)
+    monkeypatch.setattr("relay.web.dashboard.window.ANEW", 0.0)
     assert total((await day.read(now)).ends, *State) == 1
     monkeypatch.undo()
     db.run_here(watches.erase, app, watch_id, NOW)
@@ -166,13 +172,55 @@ async def test_a_day_that_could_not_be_counted_anew_is_the_next_time(
     assert total((await day.read(now)).ends, *State) == 0
 
 
+@pytest.mark.anyio
+async def test_a_window_is_counted_piece_by_piece_and_says_how_far(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.web.dashboard.window.PIECE", 2)
+    app, week = rows.app(db), WindowCounter(db, WINDOWS["7d"])
+    ids = [rows.watch(db, app, f"task-{n}", due=NOW + n * SLICE) for n in range(6)]
+    for n, watch_id in enumerate(ids):
+        end(db, watch_id, NOW + n * SLICE)
+    now = NOW + 5 * SLICE
+    counted = await week.read(now)
+    assert (total(counted.ends, *State), counted.since) == (2, (NOW // SLICE + 4) * SLICE)
+    end(db, rows.watch(db, app, "meanwhile", due=now), now)
+    counted = await week.read(now)
+    assert (total(counted.ends, *State), counted.since) == (5, (NOW // SLICE + 2) * SLICE)
+    for _ in range(2):
+        counted = await week.read(now)
+        assert (total(counted.ends, *State), counted.since) == (7, None)
+    assert max(one.counts.get("most", 0) for one in counted.lags) == 5 * SLICE, "of a column, the longest"
+
+    db.run_here(watches.erase, app, ids[0], NOW)
+    monkeypatch.setattr(week, "_anew_at", 0.0)
+    for expected in (7, 6):
+        counted = await week.read(now)
+        assert (total(counted.ends, *State), counted.since) == (expected, None), "nothing else vanishes meanwhile"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", WINDOWS)
+async def test_a_window_begins_with_a_whole_column_and_ends_now(db: Database, name: str) -> None:
+    window = WINDOWS[name]
+    column = window.slice * window.per_column
+    app = rows.app(db)
+    begin = window.begin(NOW)
+    assert NOW - column * window.columns < begin <= NOW - column * (window.columns - 1)
+    for n, at in enumerate((begin - 1, begin, NOW)):
+        end(db, rows.watch(db, app, f"task-{n}", due=at), at)
+    counted = await WindowCounter(db, window).read(NOW)
+    assert [one.counts.get("completed", 0) for one in counted.ends] == [1, *[0] * (window.columns - 2), 1]
+    assert counted.lags[0].counts == {"count": 1, "sum": 0, "most": 0}
+
+
 # --------------------------------------------------------------------------------------------------------------- charts
 
 
-def day_of(ends: dict[str, int], lags: dict[str, int]) -> LastDay:
+def day_of(ends: dict[str, int], lags: dict[str, int]) -> WindowFigures:
     empty = [Slice(n * SLICE, {}) for n in range(SLICES - 1)]
     last = (SLICES - 1) * SLICE
-    return LastDay([*empty, Slice(last, ends)], [*empty, Slice(last, {})], [*empty, Slice(last, lags)])
+    return WindowFigures(DAY, [*empty, Slice(last, ends)], [*empty, Slice(last, {})], [*empty, Slice(last, lags)])
 
 
 def test_charts_say_in_words_what_they_draw() -> None:
@@ -180,7 +228,7 @@ def test_charts_say_in_words_what_they_draw() -> None:
     ends, lag, settled = charts.ends(day), charts.lag(day), charts.settled(day)
     assert (ends.figure, ends.words) == ("4", "3 completed, 1 failed in the last 24 hours; at most 4 in half an hour.")
     assert [bar.height for bar in ends.columns[-1].bars] == [54, 18]
-    assert ends.columns[-1].words == "23:30 UTC: 3 completed, 1 failed"
+    assert ends.columns[-1].words == "Jan 01, 23:30 UTC: 3 completed, 1 failed"
     assert (lag.figure, lag.words) == ("1.5 s", "An end went unnoticed for 1.5 s on average, for 2.5 s at most.")
     assert (settled.figure, settled.words) == ("0", "Nothing was to be delivered.")
     assert not any(column.bars for column in settled.columns)

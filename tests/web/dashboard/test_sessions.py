@@ -62,6 +62,8 @@ async def test_log_in_and_out(visitor: httpx.AsyncClient) -> None:
     [
         ("/watches/wch_1", "/watches/wch_1"),
         ("/search?q=a%20b", "/search?q=a%20b"),
+        ("/?window=7d", "/?window=7d"),
+        ("/?window=7d\\", "/"),
         ("//evil.example", "/"),
         ("/\\evil.example", "/"),
         ("https://evil.example/", "/"),

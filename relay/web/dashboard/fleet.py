@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from relay.errors import Invalid
 from relay.security import app_changes, app_keys
@@ -49,14 +49,21 @@ class Fleet:
     async def apps(self, request: Request, session: Session) -> Response:
         """Show the apps, `GET /apps`; rotate a key or a secret, or disable one: `POST`."""
         form = await self._frame.form(request, session)
-        notice, fresh = None, ""
+        sessions, now = self._frame.sessions, self._context.clock()
         if form is not None:
             if (question := QUESTIONS.get(form.get("do", ""))) and "sure" not in form:
                 return self._ask(request, session, form, question)
-            notice, fresh = await self._press(form)
+            made = await self._press(form)
+            response: Response = RedirectResponse("/apps", 303)
+            sessions.hand_on(response, session, now, *made)
+            return response
         rows = await self._context.db.read(apps.with_usage)
+        notice, fresh = sessions.handed_on(request, session, now) or (None, "")
         content = {"rows": rows, "fresh": fresh, "alerts": alerts.APP, "declared": self._declared}
-        return self._frame.page(request, session, "apps.html", notice, **content)
+        page = self._frame.page(request, session, "apps.html", notice, **content)
+        if notice is not None:
+            sessions.forget(page)
+        return page
 
     async def providers(self, request: Request, session: Session) -> Response:
         """Show what can be watched here, and how well it does: `GET /providers`, `?window=` for another time."""

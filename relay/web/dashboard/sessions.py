@@ -12,16 +12,18 @@ import hashlib
 import hmac
 import secrets
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
+import orjson
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.errors import Forbidden, TooManyRequests
+from relay.errors import ConfigError, Forbidden, TooManyRequests
 from relay.model.times import Millis
 from relay.security.guard import is_loopback
 from relay.security.vault import Vault
@@ -36,6 +38,9 @@ KNOWN_FOR = 400 * 24 * 3600
 
 LOOK_EVERY = 2.0
 """Seconds for which the generation is remembered: for so long a session may outlive a log-out at another process."""
+
+NEXT_PAGE = 60
+"""Seconds within which the next page must be read that shows what a form has made."""
 
 LIFETIME = 12 * 3600
 """Seconds that a session lasts."""
@@ -112,6 +117,7 @@ class Sessions:
 
     def __init__(self, settings: Settings, vault: Vault) -> None:
         self._password = settings.admin_password
+        self._vault = vault
         # A platform's router takes https, whether or not RELAY_BASE_URL says so.
         self._secure = settings.deployed or settings.public_url.startswith("https://")
         self._host = urlsplit(settings.base_url).netloc.lower()
@@ -125,6 +131,7 @@ class Sessions:
         prefix = "__Host-" if self._secure else ""
         self.cookie = f"{prefix}relay_session"
         self.browser_cookie = f"{prefix}relay_browser"
+        self.made_cookie = f"{prefix}relay_made"
 
     @property
     def wants_login(self) -> bool:
@@ -168,6 +175,24 @@ class Sessions:
     def take(self, response: Response) -> None:
         """Have the browser delete its cookie."""
         response.delete_cookie(self.cookie, path="/", secure=self._secure, httponly=True, samesite="lax")
+
+    def hand_on(self, response: Response, session: Session, now: Millis, *made: str) -> None:
+        """Have the session's next page show what a form has made, once: to load that page again makes nothing anew."""
+        sealed = self._vault.seal(orjson.dumps([now + NEXT_PAGE * 1000, *made]), _next_page_of(session))
+        self._set(response, self.made_cookie, urlsafe_b64encode(sealed).decode(), NEXT_PAGE)
+
+    def handed_on(self, request: Request, session: Session, now: Millis) -> list[str]:
+        """Return what the page before has made; nothing if there is none, or it is over, or of another session."""
+        try:
+            sealed = urlsafe_b64decode(request.cookies.get(self.made_cookie, ""))
+            until, *made = orjson.loads(self._vault.open(sealed, _next_page_of(session)))
+        except (ValueError, ConfigError):
+            return []
+        return made if now < until else []
+
+    def forget(self, response: Response) -> None:
+        """Have the browser delete what the page before has made: it is shown."""
+        response.delete_cookie(self.made_cookie, path="/", secure=self._secure, httponly=True, samesite="lax")
 
     def may_see(self, request: Request, session: Session) -> bool:
         """Return whether this request may see the dashboard.
@@ -288,6 +313,11 @@ def _split(address: str) -> SplitResult | None:
         return urlsplit(address)
     except ValueError:
         return None
+
+
+def _next_page_of(session: Session) -> str:
+    """Return whom the vault seals for what the next page of a session shows."""
+    return f"dashboard made {session.nonce}"
 
 
 def _digest(password: str) -> bytes:

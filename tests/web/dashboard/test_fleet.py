@@ -16,8 +16,14 @@ from tests.web.dashboard.visitors import send, token_of
 pytestmark = pytest.mark.anyio
 
 
-def fresh(page: httpx.Response) -> str:
-    """The key or secret that a page shows this once."""
+async def fresh(here: httpx.AsyncClient, made: httpx.Response) -> str:
+    """The key or secret that the page after a form shows, and shows this once."""
+    assert (made.status_code, made.headers["location"]) == (303, "/apps"), made.text
+    cookie = made.headers["set-cookie"]
+    assert "httponly" in cookie.lower()
+    page = await here.get("/apps")
+    again = await here.get("/apps")
+    assert 'id="fresh"' not in again.text, "a reload shows nothing, and makes nothing"
     found = re.search(r'id="fresh"[^>]*>([^<]*)</pre>', page.text)
     assert found, page.text
     return found[1]
@@ -38,15 +44,17 @@ async def test_apps_are_listed_rotated_and_disabled(api: Caller, here: httpx.Asy
     asks = await send(here, "/apps", do="key", app=app)
     assert "Give &#39;app" in asks.text
     assert (await api.http.get("/v1/watches")).status_code == 200, "asked first"
-    new = fresh(await send(here, "/apps", do="key", app=app, sure="1"))
+    made = await send(here, "/apps", do="key", app=app, sure="1")
+    assert "rly_" not in f"{made.text}{made.headers}", "it is sealed on its way"
+    new = await fresh(here, made)
     headers = {"Authorization": f"Bearer {new}"}
     assert (await here.get("/v1/watches", headers=headers)).status_code == 200
-    assert new not in (await here.get("/apps")).text, "only this once"
-    assert fresh(await send(here, "/apps", do="secret", app=app)).startswith("whsec_")
+    assert (await fresh(here, await send(here, "/apps", do="secret", app=app))).startswith("whsec_")
 
     await send(here, "/apps", do="disable", app=app)
     assert not (await api.relay.db.read(apps.by_name, app)).disabled_at
     await send(here, "/apps", do="disable", app=app, sure="1")
+    assert "cannot call relay any more" in (await here.get("/apps")).text
     assert (await api.relay.db.read(apps.by_name, app)).disabled_at
     again = {"token": token_of(asks), "do": "key", "app": app, "sure": "1"}
     assert (await here.post("/apps", data=again)).status_code == 409

@@ -16,6 +16,7 @@ from relay.web.dashboard import handlers, rendering
 from relay.web.dashboard.sessions import LIFETIME, Session, Sessions
 from relay.wiring import now
 from tests.support.deployment import Deployment, deployment, environment
+from tests.support.rows import NOW
 from tests.web.callers import Caller
 from tests.web.conftest import NewDatabase
 from tests.web.dashboard.visitors import PAGES, PASSWORD, send, token_of
@@ -118,6 +119,28 @@ def cookie_of(sessions: Sessions, session: Session) -> str:
     response = rendering.page("")
     sessions.give(response, session)
     return response.headers["set-cookie"].partition("=")[2].partition(";")[0]
+
+
+async def test_what_a_form_has_made_is_for_the_next_page_of_its_session_and_for_a_minute(locked: Deployment) -> None:
+    sessions = Sessions(locked.relay.settings, locked.relay.vault)
+    ours, other = (Session(nonce, NOW + 60_000, known=True) for nonce in ("ours", "other"))
+    response = rendering.page("")
+    sessions.hand_on(response, ours, NOW, "a key", "rly_secret")
+    cookie = response.headers["set-cookie"].partition(";")[0]
+    assert "secret" not in cookie
+
+    def handed_on(cookie: str, session: Session = ours, at: int = NOW) -> list[str]:
+        headers = [(b"cookie", cookie.encode())]
+        return sessions.handed_on(Request({"type": "http", "headers": headers}), session, at)
+
+    assert handed_on(cookie) == ["a key", "rly_secret"]
+    assert handed_on(cookie, other) == []
+    assert handed_on(cookie, at=NOW + 60_000) == []
+    name = sessions.made_cookie
+    for wrong in (cookie[:-8] + "AAAAAAA=", f"{name}=", f"{name}=é", f"{name}=AA", "other=1"):
+        assert handed_on(wrong) == [], wrong
+    sessions.forget(response)
+    assert f'{name}="";' in response.headers.getlist("set-cookie")[-1]
 
 
 @pytest.mark.parametrize("change", [{"base_url": "https://relay.example"}, {"deployed": True}], ids=str)

@@ -151,7 +151,7 @@ class ClaimLoop(Generic[ClaimT]):
         self._claims = itertools.count(1)
         self._halted = False
         self._under_way: dict[asyncio.Task[None], str] = {}
-        self._sleeping: set[asyncio.Future[None]] = set()
+        self._sleeping: dict[asyncio.Future[None], asyncio.TimerHandle] = {}
         self._reserved: Counter[str] = Counter()
         self._held_back: frozenset[str] = frozenset()
         self._faults = Faults(claiming.name)
@@ -253,7 +253,7 @@ class ClaimLoop(Generic[ClaimT]):
             if deaths.of(claim.lease) == deaths.MOST:
                 raise ProcessesDied
             if (wait := self.early(claim)) > 0 and not self._halted:
-                await self._sleep(wait)
+                await self._sleep(min(wait, self._claiming.ahead))  # longer only by a clock that was set back
             await self.work(claim)
         except StoreUnavailable as error:  # the row comes due again when the lease runs out
             log.debug("claim left", claim=claim.id, error=error.detail)
@@ -265,13 +265,12 @@ class ClaimLoop(Generic[ClaimT]):
         """Wait until a claim that was made ahead is due, or until this loop is halted."""
         loop = asyncio.get_running_loop()
         due = loop.create_future()
-        timer = loop.call_later(seconds, _wake_up, due)
-        self._sleeping.add(due)
+        timer = self._sleeping[due] = loop.call_later(seconds, due.set_result, None)
         try:
             await due
         finally:
             timer.cancel()
-            self._sleeping.discard(due)
+            del self._sleeping[due]
 
     async def _end_fault(self, claim: ClaimT) -> None:
         """Save the outcome of a fault. If that fails too, put the row off, each time longer."""
@@ -316,15 +315,12 @@ class ClaimLoop(Generic[ClaimT]):
     def halt(self) -> None:
         """Claim nothing more. A subclass also sends away those that wait for a place, so that they give rows back."""
         self._halted = True
-        for due in self._sleeping:
-            _wake_up(due)
+        for due, timer in self._sleeping.items():
+            if not due.done():
+                timer.cancel()
+                due.set_result(None)
 
     async def drain(self) -> None:
         """Wait until all that is under way has been saved."""
         while self._under_way:
             await asyncio.wait(self._under_way)
-
-
-def _wake_up(due: asyncio.Future[None]) -> None:
-    if not due.done():
-        due.set_result(None)

@@ -40,8 +40,9 @@ STEPS = (
     "relay.worker.claim_loop.ClaimLoop._work_on",
     "relay.worker.scheduler",
     "relay.store.batches.Batcher._ended",
+    "relay.outbound.lane.Lane.end",
 )
-"""What makes an outcome of a fault, and the clock behind it: these cannot have one themselves."""
+"""What makes an outcome of a fault, the clock behind it, and what gives a place back: a fault of these has none."""
 
 
 @dataclass

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import random
-import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +20,11 @@ from relay.model.delivery import DeliveryState
 from relay.security import app_keys
 from relay.security.vault import Vault
 from relay.settings.sources import load
-from relay.store import Database, apps, migrate, processes
+from relay.store import Database, apps, processes
 from relay.store.deliveries import Selection
 from tests.simulation import machine, virtual, world
 from tests.simulation.machine import Died, Machine, Site
+from tests.support.databases import migrated_file
 
 T = TypeVar("T")
 
@@ -37,6 +35,9 @@ SCHEDULE = (0, 2, 5, 20, 60)
 
 PATIENCE = 2 * 3600.0
 """Seconds after the last fault within which everything must be quiet."""
+
+LONGEST = 60.0
+"""Seconds that a claim may still be under way once nothing is due."""
 
 
 @dataclass(frozen=True)
@@ -258,24 +259,12 @@ def _prepared(folder: Path, clock: virtual.Time) -> tuple[dict[str, str], Databa
         "RELAY_RETRY_SCHEDULE": ",".join(f"{seconds}s" for seconds in SCHEDULE),
         "P_API_KEY": "sk-upstream-of-the-simulation",
     }
-    shutil.copyfile(_migrated(), folder / "relay.db")
-    db = Database(url)
+    db = Database(migrated_file(folder / "relay.db"))
     vault = Vault([environ["RELAY_SECRET_KEY"]])
     for number, app in enumerate(APPS):
         sealed = app_keys.sealed(vault, app, [{"secret": SECRET, "expires_at": None}])
         db.run_here(apps.create, app, f"app{number}", app.encode(), sealed, round(clock.time() * 1000))
     return environ, db
-
-
-@cache
-def _migrated() -> Path:
-    """Return an empty database: to migrate one takes as long as a run."""
-    folder = Path(tempfile.mkdtemp(prefix="relay-simulation-"))
-    atexit.register(shutil.rmtree, folder)
-    db = Database(f"sqlite:///{folder / 'empty.db'}")
-    db.run_here(migrate.upgrade)
-    db.close()
-    return folder / "empty.db"
 
 
 async def _quiet(run: Run) -> None:
@@ -289,9 +278,15 @@ async def _quiet(run: Run) -> None:
             run.problems.append(f"not done {PATIENCE:g} s after the last fault: {left}")
             return
         await asyncio.sleep(5)
-    await asyncio.sleep(1)
     for process in site.machines:
-        if process.ready and (busy := process.relay.poller.under_way + process.relay.dispatcher.under_way):  # type: ignore[union-attr]
+        if (relay := process.relay) is None or not process.ready:
+            continue
+        try:
+            async with asyncio.timeout(LONGEST):  # a task may have been stopped while its upstream was asked
+                await relay.poller.drain()
+                await relay.dispatcher.drain()
+        except TimeoutError:
+            busy = relay.poller.under_way + relay.dispatcher.under_way
             run.problems.append(f"{process} has {busy} claims under way, and nothing is due")
 
 

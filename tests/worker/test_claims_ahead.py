@@ -209,12 +209,25 @@ async def test_rows_that_wait_for_their_time_have_places_too(db: Database) -> No
     assert loop.under_way == 0
 
 
-class Ahead(Hanging):
-    """A loop that claims ten seconds ahead."""
+async def test_a_clock_that_is_set_back_holds_no_claim_for_as_long(db: Database) -> None:
+    app = rows.app(db)
+    rows.watch(db, app, "task", due=NOW)
+    loop = Ahead(db, ahead=0.1, set_back=3600)
+    await loop.tick()
+    async with asyncio.timeout(30):
+        while not loop.begun:
+            await asyncio.sleep(0.01)
+    loop.released.set()
+    await loop.drain()
 
-    def __init__(self, db: Database) -> None:
+
+class Ahead(Hanging):
+    """A loop that claims so many seconds ahead, by a clock that is then set back by so many."""
+
+    def __init__(self, db: Database, ahead: float = 10.0, set_back: float = 0.0) -> None:
         super().__init__(db)
-        self._claiming = Claiming("poll", watches, polling, 60.0, PLACES, ahead=10.0)
+        self._claiming = Claiming("poll", watches, polling, 60.0, PLACES, ahead)
+        self._set_back = set_back
 
     def early(self, claim: polling.PollClaim) -> float:
-        return (claim.due - NOW) / 1000
+        return (claim.due - NOW) / 1000 + self._set_back

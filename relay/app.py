@@ -320,7 +320,7 @@ async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> No
     relay = await _started(settings, environ, stop)
     try:
         async with contextlib.AsyncExitStack() as stack:
-            url = None
+            at = {}
             await stack.enter_async_context(relay.listening())
             if Role.WORK in roles:
                 await stack.enter_async_context(relay.working())
@@ -330,14 +330,14 @@ async def run(settings: Settings, environ: Mapping[str, str], roles: Role) -> No
                 # killed are overdue. Callers wait for that long, but are not refused: the listener is open.
                 site = await asyncio.to_thread(_build_site, relay.context)
                 await stack.enter_async_context(serving(site, listener, answering, settings.keep_alive))
-                url = link_to(listener)
+                at = {"url": link_to(listener)}
             elif settings.metrics_port is not None:
                 health = listen(settings.bind, settings.metrics_port, "RELAY_METRICS_PORT")
                 await stack.enter_async_context(serving(await asyncio.to_thread(_build_health, relay.context), health))
-                url = f"{link_to(health)}/metrics"
+                at = {"url": f"{link_to(health)}/metrics"}
             warn_at_start(settings, relay.upstreams, environ)
             database = "sqlite" if settings.embedded else "postgresql"
-            log.info("ready", version=__version__, url=url, database=database, descriptors=limit())
+            log.info("ready", version=__version__, **at, database=database, descriptors=limit())
             await stop.wait()
             log.info("stopping")
             await relay.halt()

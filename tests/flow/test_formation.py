@@ -72,6 +72,7 @@ async def test_told_to_stop_a_process_ends_with_0_and_without_complaint(command:
         await until(lambda: asyncio.to_thread(lambda: "ready" in process.log.read_text()))
         assert await process.stop() == 0
     assert not re.search(TROUBLE, process.log.read_text())
+    assert "None" not in process.log.read_text(), "a worker has no address, and says none"
 
 
 async def test_told_to_stop_a_process_does_not_go_on_waiting_for_its_database(tmp_path: Path) -> None:

@@ -218,6 +218,13 @@ GUARDS = (
         "        if False:\n",
         "web/dashboard/test_sessions::test_every_form_refuses_a_forged_request",
     ),
+    Guard(
+        "what a form has made is for its session",
+        "web/dashboard/sessions.py",
+        'return f"dashboard made {session.nonce}"',
+        'return "dashboard made"',
+        "web/dashboard/test_sessions::test_what_a_form_has_made_is_for_the_next_page_of_its_session_and_for_a_minute",
+    ),
     # HTTP
     Guard(
         "a request names one host",

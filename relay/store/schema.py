@@ -39,9 +39,9 @@ metadata = MetaData(
 )
 
 
-def partial_index(name: str, where: str, *columns: str) -> Index:
+def partial_index(name: str, where: str, *columns: str, unique: bool = False) -> Index:
     """Return an index of those rows only for which a condition holds."""
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
 apps = Table(
@@ -124,6 +124,7 @@ watches = Table(
     # A registered task can be registered again: it gets the same watch, or a new one if that was cancelled.
     Index("uq_watches_app_task", "app_id", "task_id", cancelled_id, "provider", unique=True),
     partial_index("ix_watches_ended", "ended_at IS NOT NULL", "ended_at"),
+    partial_index("ix_watches_cancelled", "state = 'cancelled'", "task_id", "id"),
     # Claims are fair: each app's due watches in their order.
     partial_index("ix_watches_app_due", "next_poll_at IS NOT NULL", "app_id", "next_poll_at"),
     Index("ix_watches_app_state", "app_id", "state", "id"),
@@ -193,6 +194,8 @@ events = Table(  # the primary key prevents a second end of a task
     Column("body", LargeBinary, nullable=False),
 )
 
+_DUE = "next_attempt_at IS NOT NULL"
+
 deliveries = Table(  # event × target: the outbox
     "deliveries",
     metadata,
@@ -215,18 +218,18 @@ deliveries = Table(  # event × target: the outbox
     Column("lease", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
-    partial_index("ix_deliveries_due", "next_attempt_at IS NOT NULL", "next_attempt_at"),
+    partial_index("ix_deliveries_due", _DUE, "next_attempt_at"),
+    # Claims are fair: each app's due deliveries in their order, first attempts before retries.
+    partial_index("ix_deliveries_app_first", f"{_DUE} AND attempts = 0", "app_id", "next_attempt_at"),
+    partial_index("ix_deliveries_app_again", f"{_DUE} AND attempts > 0", "app_id", "next_attempt_at"),
+    partial_index("ix_deliveries_settled", "settled_at IS NOT NULL", "settled_at"),
+    partial_index("ix_deliveries_dead", "state = 'dead'", "settled_at"),
     partial_index("ix_deliveries_held_at", "state = 'held'", "place", "id"),
     Index("ix_deliveries_app", "app_id", "id"),
     Index("ix_deliveries_app_state", "app_id", "state", "id"),
     Index("ix_deliveries_of_watch", "watch_id", "id"),
     Index("ix_deliveries_target", "target_id"),
 )
-
-# Claims are fair: each app's due deliveries in their order, first attempts before retries.
-for _name, _condition in (("ix_deliveries_app_first", "attempts = 0"), ("ix_deliveries_app_again", "attempts > 0")):
-    _where = text(f"next_attempt_at IS NOT NULL AND {_condition}")
-    Index(_name, deliveries.c.app_id, deliveries.c.next_attempt_at, sqlite_where=_where, postgresql_where=_where)
 
 ailments = Table(  # places whose deliveries have used up their schedules, until one succeeds
     "ailments",
@@ -302,11 +305,3 @@ lags = Table(  # the detection lag of each end; apart, so that a day of them is 
     Column("unseen_ms", BigInteger, nullable=False),  # the time from the query before to the end
     Index("ix_lags_at", "at"),
 )
-
-# Indexes for the dashboard. No poll changes any of them.
-for _name, _columns, _where in (
-    ("ix_deliveries_settled", (deliveries.c.settled_at,), text("settled_at IS NOT NULL")),
-    ("ix_deliveries_dead", (deliveries.c.settled_at,), text("state = 'dead'")),
-    ("ix_watches_cancelled", (watches.c.task_id, watches.c.id), text("state = 'cancelled'")),
-):
-    Index(_name, *_columns, sqlite_where=_where, postgresql_where=_where)

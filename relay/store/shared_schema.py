@@ -5,9 +5,9 @@ Times are milliseconds since the epoch.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text
 
-from relay.store.schema import metadata
+from relay.store.schema import metadata, partial_index
 
 processes = Table(  # the processes that claim rows, each with its last heartbeat
     "processes",
@@ -102,24 +102,13 @@ submissions = Table(  # what is known of each create call, and the keys that kee
     Column("request_digest", LargeBinary),
     Column("answer", LargeBinary),  # sealed: what the first caller got
     Column("key_until", BigInteger),  # when key and answer are forgotten; null while the key stays taken
+    # A key is one request of one app. Partial indexes: most submissions have neither key nor answer for long.
+    partial_index("uq_submissions_key", "key_digest IS NOT NULL", "app_id", "key_digest", unique=True),
+    Index("ix_submissions_app", "app_id", "id"),
+    Index("ix_submissions_app_state", "app_id", "state", "id"),
+    partial_index("ix_submissions_process", "process IS NOT NULL", "process"),
+    partial_index("ix_submissions_watch", "watch_id IS NOT NULL", "watch_id"),
+    partial_index("ix_submissions_key_until", "key_until IS NOT NULL", "key_until"),
+    partial_index("ix_submissions_answered", "answered_at IS NOT NULL", "answered_at"),
+    partial_index("ix_submissions_unknown", "state = 'unknown'", "id"),
 )
-
-# A key is one request of one app. Partial indexes: most submissions have neither key nor answer for long.
-for _name, _columns, _where, _unique in (
-    ("uq_submissions_key", ("app_id", "key_digest"), "key_digest IS NOT NULL", True),
-    ("ix_submissions_app", ("app_id", "id"), None, False),
-    ("ix_submissions_app_state", ("app_id", "state", "id"), None, False),
-    ("ix_submissions_process", ("process",), "process IS NOT NULL", False),
-    ("ix_submissions_watch", ("watch_id",), "watch_id IS NOT NULL", False),
-    ("ix_submissions_key_until", ("key_until",), "key_until IS NOT NULL", False),
-    ("ix_submissions_answered", ("answered_at",), "answered_at IS NOT NULL", False),
-    ("ix_submissions_unknown", ("id",), "state = 'unknown'", False),
-):
-    _partial = None if _where is None else text(_where)
-    Index(
-        _name,
-        *(submissions.c[column] for column in _columns),
-        unique=_unique,
-        sqlite_where=_partial,
-        postgresql_where=_partial,
-    )

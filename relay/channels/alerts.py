@@ -31,7 +31,7 @@ def declare_alerts(db: Database, vault: Vault, settings: Settings, targets: Targ
         ConfigError: RELAY_ALERTS is wrong.
     """
     wanted = _given(settings)
-    app = db.run_here(apps.by_name, alerts.APP)
+    app = db.run_here(apps.by_name, apps.ALERTS_APP)
     if app is None:
         if not wanted:
             return
@@ -39,9 +39,9 @@ def declare_alerts(db: Database, vault: Vault, settings: Settings, targets: Targ
         sealed = app_keys.sealed(vault, app_id, app_keys.rotated([], _alert_secret(settings), at, app_keys.OVERLAP))
         key_hash = app_keys.hash_key(secrets.token_urlsafe(32))  # no one has it
         try:
-            db.run_here(apps.create, app_id, alerts.APP, key_hash, sealed, at)
+            db.run_here(apps.create, app_id, apps.ALERTS_APP, key_hash, sealed, at)
         except Conflict:  # with a process that started at the same moment
-            app = db.run_here(apps.by_name, alerts.APP)
+            app = db.run_here(apps.by_name, apps.ALERTS_APP)
             app_id = app_id if app is None else app.id
     else:
         app_id = app.id

@@ -16,13 +16,11 @@ from relay.model.event import ALERTS, AlertData, Event, EventType, event_body
 from relay.model.ids import derived_id
 from relay.model.times import Millis, rfc3339
 from relay.model.watch import State
+from relay.store.apps import ALERTS_APP
 from relay.store.registrations import NewTarget, target_row
 from relay.store.schema import NEVER_ENDED, AnyRow, apps, deliveries, events, targets, watches
 from relay.store.shared_schema import troubles
 from relay.store.telling import Told, tell
-
-APP = "relay-alerts"
-"""The name of the app that alerts belong to. It makes no calls, and counts as none of those that do."""
 
 EVERY: Millis = 3_600_000
 """Milliseconds between two alerts that the same subject has got into trouble, at least."""
@@ -82,7 +80,7 @@ def tell_operator(tx: sa.Connection, now: Millis) -> Told:
 _HOME = (
     sa.select(watches.c.id, watches.c.app_id)
     .join(apps, apps.c.id == watches.c.app_id)
-    .where(apps.c.name == APP, watches.c.task_id == "alerts", apps.c.disabled_at.is_(None))
+    .where(apps.c.name == ALERTS_APP, watches.c.task_id == "alerts", apps.c.disabled_at.is_(None))
     .where(sa.exists().where(targets.c.watch_id == watches.c.id))
     .limit(1)
 )
@@ -108,7 +106,7 @@ def forget(tx: sa.Connection, before: Millis, now: Millis) -> None:
     c = troubles.c
     rested = sa.or_(c.told_at.is_(None), c.told_at <= now - EVERY)
     tx.execute(sa.delete(troubles).where(c.over_at.is_not(None), c.told.is_(False), rested))
-    home = tx.execute(sa.select(watches.c.id).join(apps).where(apps.c.name == APP).limit(1)).scalar()
+    home = tx.execute(sa.select(watches.c.id).join(apps).where(apps.c.name == ALERTS_APP).limit(1)).scalar()
     if home is None:
         return
     d, e = deliveries.c, events.c

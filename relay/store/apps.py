@@ -11,8 +11,10 @@ import sqlalchemy as sa
 from relay.errors import Conflict
 from relay.model.times import Millis
 from relay.store import hot
-from relay.store.alerts import APP as ALERTS
 from relay.store.schema import AnyRow, apps, usage
+
+ALERTS_APP = "relay-alerts"
+"""The name of the app that alerts belong to. It makes no calls, and counts as none of those that do."""
 
 DEFAULT = "default"
 """The name of the app that the environment declares."""
@@ -80,7 +82,7 @@ def by_key(tx: sa.Connection, key_hash: bytes) -> App | None:
     return _app(tx.execute(query).first())
 
 
-_CALLERS = hot.Statement(sa.select(apps.c.id).where(apps.c.disabled_at.is_(None), apps.c.name != ALERTS).limit(2))
+_CALLERS = hot.Statement(sa.select(apps.c.id).where(apps.c.disabled_at.is_(None), apps.c.name != ALERTS_APP).limit(2))
 
 
 def is_only_one(tx: sa.Connection) -> bool:

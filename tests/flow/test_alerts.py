@@ -148,7 +148,7 @@ def test_a_subject_is_told_at_most_once_an_hour_and_what_lasts_is_not_lost(db: D
 @pytest.fixture
 def alerting(db: Database) -> str:
     """The app that alerts belong to, with one target."""
-    app_id = rows.app(db, alerts.APP)
+    app_id = rows.app(db, apps.ALERTS_APP)
     db.run_here(alerts.declare, app_id, [rows.target()], NOW)
     return app_id
 

@@ -27,7 +27,7 @@ from relay.model.delivery import Outcome, Verdict
 from relay.outbound.deadline import Deadline
 from relay.security.redaction import MASK
 from relay.store import apps
-from relay.store.alerts import APP as ALERTS
+from relay.store.apps import ALERTS_APP
 
 OF_SLACK = ("hooks.slack.com", "hooks.slack-gov.com")
 """Slack's own hosts of webhooks. What stands at other hosts may have any path."""
@@ -119,7 +119,7 @@ class SlackChannel(Channel[SlackTarget]):
         """Return the name of each app that calls, by its id, as they were lately."""
         if time.monotonic() - self._named_at > LOOK_EVERY:
             known = await self._db.read(apps.every)
-            callers = [app for app in known if app.disabled_at is None and app.name != ALERTS]
+            callers = [app for app in known if app.disabled_at is None and app.name != ALERTS_APP]
             self._names = {app.id: app.name for app in callers}
             self._named_at = time.monotonic()
         return self._names

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from relay.errors import Invalid
 from relay.security import app_changes, app_keys
-from relay.store import alerts, apps, past, reports
+from relay.store import apps, past, reports
 from relay.store.past import ProviderPast
 from relay.web.dashboard.buttons import Form
 from relay.web.dashboard.frame import Frame
@@ -59,7 +59,7 @@ class Fleet:
             return response
         rows = await self._context.db.read(apps.with_usage)
         notice, fresh = sessions.handed_on(request, session, now) or (None, "")
-        content = {"rows": rows, "fresh": fresh, "alerts": alerts.APP, "declared": self._declared}
+        content = {"rows": rows, "fresh": fresh, "alerts": apps.ALERTS_APP, "declared": self._declared}
         page = self._frame.page(request, session, "apps.html", notice, **content)
         if notice is not None:
             sessions.forget(page)

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from relay.channels.watch_request import WatchRequest
 from relay.errors import Conflict, Invalid, RelayError
-from relay.store import alerts, apps
+from relay.store import apps
 from relay.store.apps import App
 from relay.web.api.schemas import TestIn
 from relay.web.bodies import parse
@@ -89,4 +89,4 @@ class TryIt:
 
     async def _enabled(self) -> list[App]:
         every = await self._context.db.read(apps.every)
-        return [app for app in every if app.disabled_at is None and app.name != alerts.APP]
+        return [app for app in every if app.disabled_at is None and app.name != apps.ALERTS_APP]

@@ -146,10 +146,13 @@ class Lanes:
             lane.pause.heard(now, refused=refused, retry_after=retry_after)
             if lane.lease is not None and lane.pause.until > max(now, lane.lease.told) and self._want is not None:
                 self._want(key)
-        self.leave(key, caller, now)
+        self._end(key, caller, now)
 
-    def leave(self, key: Hashable, caller: Caller, now: float) -> None:
+    def leave(self, key: Hashable, caller: Caller) -> None:
         """Give a place back without a call."""
+        self._end(key, caller, time.monotonic())
+
+    def _end(self, key: Hashable, caller: Caller, now: float) -> None:
         lane = self._lanes[key]
         lane.end(caller)
         self._count(caller, -1)
@@ -259,7 +262,7 @@ class Lanes:
             if waiter.place.cancelled():
                 queue.remove(waiter)
             elif waiter.place.result():  # it was handed over in the same moment, and goes on to the next
-                self.leave(key, caller, time.monotonic())
+                self.leave(key, caller)
             raise
         finally:
             self._count(caller, -1)

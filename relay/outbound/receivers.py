@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 
 from relay.outbound.callers import Caller
 from relay.outbound.lane import Limit
-from relay.outbound.lanes import AT_ONCE, Lanes
+from relay.outbound.lanes import Lanes
 from relay.security.guard import literal_address
 
 PER_RECEIVER = Limit(concurrency=20)
@@ -61,24 +62,20 @@ class ReceiverLanes:
 
     async def enter(self, receiver: Receiver, caller: Caller) -> float:
         """Take a place in each lane. Return 0 if the attempt may start, else the seconds after which to try again."""
-        wait = 0.0
-        entered: list[tuple[Lanes, Hashable]] = []
-        try:
+        with ExitStack() as entered:
             for lanes, key, limit in self._lanes(receiver, caller):
-                wait = AT_ONCE
                 if wait := await lanes.enter(key, limit, caller):
-                    break
-                entered.append((lanes, key))
-        finally:
-            if wait:  # or the caller has gone
-                for lanes, key in entered:
-                    lanes.leave(key, caller, time.monotonic())
-        return wait
+                    return wait
+                entered.callback(lanes.leave, key, caller)
+            entered.pop_all()
+        return 0.0
 
     def done(self, receiver: Receiver, caller: Caller, took: float) -> None:
         """End an attempt that lasted `took` seconds."""
-        for lanes, key, _ in self._lanes(receiver, caller):
-            lanes.done(key, caller, took, time.monotonic(), refused=False, retry_after=None)
+        now = time.monotonic()
+        with ExitStack() as places:  # each is given back, whatever happens to another
+            for lanes, key, _ in self._lanes(receiver, caller):
+                places.callback(lanes.done, key, caller, took, now, refused=False, retry_after=None)
 
     def close(self) -> None:
         """Give no more places, and send away at once the attempts that wait."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -267,9 +267,10 @@ class Upstreams(Mapping[str, Provider]):
             refused = reading.limited
             # Who is refused pauses the first lane alone: at a host that apps have chosen, each pauses its own.
             (lane, _), *others = lanes
-            self.lanes.done(lane, caller, done - started, done, refused=refused, retry_after=reading.retry_after)
-            for other, _ in others:
-                self.lanes.leave(other, caller, done)
+            with ExitStack() as places:  # each is given back, whatever happens to another
+                for other, _ in others:
+                    places.callback(self.lanes.leave, other, caller)
+                self.lanes.done(lane, caller, done - started, done, refused=refused, retry_after=reading.retry_after)
         return outcome
 
     def _hear(self, provider: Provider, key: str | None, task_id: str, query: Query) -> None:
@@ -281,17 +282,13 @@ class Upstreams(Mapping[str, Provider]):
 
     async def _enter(self, lanes: Sequence[tuple[Hashable, Limit]], caller: Caller) -> float:
         """Take a place in each lane, or in none. Return 0 if the call may start, else the seconds to wait."""
-        entered = 0
-        try:
+        with ExitStack() as entered:
             for lane, limit in lanes:
                 if wait := await self.lanes.enter(lane, limit, caller):
                     return wait
-                entered += 1
-            return 0.0
-        finally:
-            if entered < len(lanes):
-                for lane, _ in lanes[:entered]:
-                    self.lanes.leave(lane, caller, time.monotonic())
+                entered.callback(self.lanes.leave, lane, caller)
+            entered.pop_all()
+        return 0.0
 
     async def create(self, provider: Provider, sending: Sending, key: str | None, app: str) -> CreateOutcome:
         """Send a create call once. The caller has a place for it: see `enter_create`."""
@@ -310,7 +307,7 @@ class Upstreams(Mapping[str, Provider]):
 
     def leave_create(self, provider: Provider, key: str | None, app: str) -> None:
         """Give such a place back without a call."""
-        self.creates.leave(provider.lane(key), Caller(CallKind.CREATE, app), time.monotonic())
+        self.creates.leave(provider.lane(key), Caller(CallKind.CREATE, app))
 
     async def mirrored_query(self, provider: Provider, task_id: str, key: str | None, app: str) -> Query | Busy:
         """Ask as `query` does, for the mirror, which has a share of the lane and does not wait.

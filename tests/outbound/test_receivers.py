@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 
 import pytest
 
 from relay.model.fairness import fair_shares
 from relay.outbound.callers import Caller, CallKind
 from relay.outbound.lane import APP_SHARE, SHARES
+from relay.outbound.lanes import Lanes
 from relay.outbound.receivers import (
     MAX_CLAIMED,
     MAX_UNDER_WAY,
@@ -107,3 +109,22 @@ async def test_who_gets_no_place_at_the_host_gives_the_others_back() -> None:
 def test_what_one_app_may_claim_is_more_than_may_be_under_way() -> None:
     """What waits for slow receivers is put off then, and is not all that is claimed."""
     assert fair_shares(MAX_CLAIMED, {}, {"app": 10_000})["app"] > MAX_UNDER_WAY
+
+
+async def test_a_fault_in_one_lane_keeps_no_place_in_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = ReceiverLanes()
+    receiver = Receiver("place", "hook.example")
+    drop = Lanes.drop
+
+    def raises_for_the_host(self: Lanes, key: Hashable, now: float) -> None:
+        if isinstance(key, tuple):
+            raise MemoryError
+        drop(self, key, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lanes, "drop", raises_for_the_host)
+        for _ in range(PER_HOST.concurrency):
+            assert await lanes.enter(receiver, ALPHA) == 0.0
+            with pytest.raises(MemoryError):
+                lanes.done(receiver, ALPHA, 0.01)
+    assert await lanes.enter(receiver, ALPHA) == 0.0

@@ -5,11 +5,11 @@ Without a folder it renews docs/dashboard.png. With one, it takes every page at 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import random
 import secrets
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -201,4 +201,6 @@ async def shoot(relay: Deployment, shots: list[tuple[str, str]], folder: Path | 
 
 if __name__ == "__main__":
     os.environ.setdefault("TZ", "UTC")
-    asyncio.run(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    parser = argparse.ArgumentParser(prog="python -m tests.screenshots", description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?")
+    asyncio.run(main(parser.parse_args().folder))

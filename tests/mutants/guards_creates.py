@@ -98,7 +98,7 @@ GUARDS = (
         "store/submissions.py",
         "            holder = _holder(tx, one.app_id, one.key_digest, now)\n",
         "            holder = None\n",
-        "web/api/test_via::test_fifty_callers_with_one_key_are_one_create",
+        "web/api/test_via::test_the_same_request_gets_the_first_answer",
     ),
     Guard(
         "what was sent and not answered is unknown",

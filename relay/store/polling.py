@@ -13,7 +13,7 @@ from relay.model.event import Event, EventType, repeats
 from relay.model.experience import Lesson
 from relay.model.times import Millis
 from relay.model.watch import State, Watch
-from relay.store import experiences, hot, misses, slack_messages
+from relay.store import experiences, hot, misses, slack_messages, usage
 from relay.store.due import Allotment, DueRows, due_of
 from relay.store.notifications import announce_changes
 from relay.store.outbox import END
@@ -224,6 +224,7 @@ def save(tx: sa.Connection, polled: Sequence[Polled], allotment: Allotment | Non
     held = _still_held(tx, [p for p in asked if p.answer is not None or p.event or p.changed or p.miss])
     with hot.together(tx):
         _go_on.run(tx, [_of_poll(p, p.watch) for p in asked if p.watch is not None and p.watch.ended_at is None])
+        usage.hold(tx, {p.claim.app_id for p in asked if p.watch is not None and p.watch.ended_at is not None})
         _end.run(tx, [_of_end(p, p.watch) for p in asked if p.watch is not None and p.watch.ended_at is not None])
         _save_answers(tx, [p for p in held if p.answer is not None])
         _save_changes(tx, [p for p in held if p.changed])

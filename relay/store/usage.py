@@ -66,6 +66,12 @@ def lock(tx: sa.Connection, app_ids: Collection[str]) -> dict[str, Used]:
     return {app_id: Used(watching, stored) for app_id, watching, stored in _USED.rows(tx, {"app_ids": list(app_ids)})}
 
 
+def hold(tx: sa.Connection, app_ids: Collection[str]) -> None:
+    """Lock as `lock` does, without reading: a statement that changes rows of many apps has an order of its own."""
+    if app_ids:
+        _USED.run(tx, {"app_ids": list(app_ids)})
+
+
 def miscounted() -> sa.Select[str]:
     """Return the query of the apps of which more or less is counted than they have."""
     c = usage.c

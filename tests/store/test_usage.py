@@ -13,7 +13,7 @@ from relay.errors import RelayError
 from relay.store import Database, cleanup, invariants, migrate, polling, registrations, schema, watches
 from relay.store.schema import targets
 from relay.store.usage import Quota
-from tests.support import rows
+from tests.support import databases, rows
 from tests.support.rows import NOW
 
 
@@ -107,6 +107,32 @@ def test_ends_and_registrations_of_many_apps_do_not_lock_each_other_out(db: Data
         list(threads.map(lambda worker: (end if worker % 2 else register)(worker), range(4)))
     assert lost == []
     assert db.run_here(invariants.find_violations) == []
+
+
+def test_ends_lock_what_apps_have_in_the_order_of_the_apps(postgres: str, migrated_postgres_url: str) -> None:
+    """PostgreSQL ends the watches of a save in whatever order it has joined them."""
+    for join in ("nestloop", "hashjoin"):  # what is left joins them in the order of their own ids
+        name = sa.make_url(migrated_postgres_url).database
+        databases.execute(postgres, f"ALTER DATABASE {name} SET enable_{join} = off")
+    db = Database(migrated_postgres_url)
+    first, second = (rows.app(db, name) for name in ("first", "second"))
+    for app in (second, first):
+        rows.watch(db, app, "task")
+    ends = [rows.ended(claim) for claim in rows.claim(db)]
+    assert [end.claim.app_id for end in sorted(ends, key=lambda end: end.claim.id)] == [second, first]
+    waiting = sa.text("SELECT 1 FROM pg_locks WHERE NOT granted")
+    row = sa.select(schema.usage).with_for_update(nowait=True)
+    with ThreadPoolExecutor(1) as thread:
+        with db.engine.begin() as tx:
+            tx.execute(row.where(schema.usage.c.app_id == first))
+            saved = thread.submit(db.run_here, polling.save, ends)
+            while not tx.execute(waiting).first():
+                assert not saved.done(), "it waits for the first app"
+            with db.engine.begin() as other:
+                assert other.execute(row.where(schema.usage.c.app_id == second)).one()
+        saved.result()
+    assert used(db) == {first: (0, 1), second: (0, 1)}
+    db.close()
 
 
 def test_what_was_there_before_is_counted_by_the_migration(database_url: str) -> None:

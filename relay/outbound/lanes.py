@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack
 
 from relay.outbound.callers import Caller, CallKind, Waiter
 from relay.outbound.lane import APP_SHARE, KEPT, SHARES, Lane, Leased, Limit, admits, kept_of
@@ -298,6 +299,17 @@ class Lanes:
 
         if lane.timer is None:
             lane.timer = asyncio.get_running_loop().call_later(wait, look)
+
+
+async def enter_each(places: Iterable[tuple[Lanes, Hashable, Limit]], caller: Caller) -> float:
+    """Take a place in each lane, or in none. Return 0 if the call may start, else the seconds to wait."""
+    with ExitStack() as entered:
+        for lanes, key, limit in places:
+            if wait := await lanes.enter(key, limit, caller):
+                return wait
+            entered.callback(lanes.leave, key, caller)
+        entered.pop_all()
+    return 0.0
 
 
 def _give_up(lane: Lane) -> None:

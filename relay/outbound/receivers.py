@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from relay.outbound.callers import Caller
 from relay.outbound.lane import Limit
-from relay.outbound.lanes import Lanes
+from relay.outbound.lanes import Lanes, enter_each
 from relay.security.guard import literal_address
 
 PER_RECEIVER = Limit(concurrency=20)
@@ -62,13 +62,7 @@ class ReceiverLanes:
 
     async def enter(self, receiver: Receiver, caller: Caller) -> float:
         """Take a place in each lane. Return 0 if the attempt may start, else the seconds after which to try again."""
-        with ExitStack() as entered:
-            for lanes, key, limit in self._lanes(receiver, caller):
-                if wait := await lanes.enter(key, limit, caller):
-                    return wait
-                entered.callback(lanes.leave, key, caller)
-            entered.pop_all()
-        return 0.0
+        return await enter_each(self._lanes(receiver, caller), caller)
 
     def done(self, receiver: Receiver, caller: Caller, took: float) -> None:
         """End an attempt that lasted `took` seconds."""

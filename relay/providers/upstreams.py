@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -16,7 +16,7 @@ from relay.model.watch import NOUN
 from relay.outbound.callers import Caller, CallKind
 from relay.outbound.descriptors import NoRoom
 from relay.outbound.lane import Limit
-from relay.outbound.lanes import Lanes
+from relay.outbound.lanes import Lanes, enter_each
 from relay.outbound.shares import on_behalf_of
 from relay.providers.bulk import SharedReading
 from relay.providers.creating import CreateOutcome, Sending
@@ -253,7 +253,7 @@ class Upstreams(Mapping[str, Provider]):
     ) -> OutcomeT | Busy:
         """Do something with a place in each lane that a query of a provider with a key goes through."""
         lanes = provider.lanes(key, caller.app)
-        if wait := await self._enter(lanes, caller):
+        if wait := await enter_each(((self.lanes, *lane) for lane in lanes), caller):
             return Busy(wait)
         started = time.monotonic()
         reading = NO_READING
@@ -279,16 +279,6 @@ class Upstreams(Mapping[str, Provider]):
         own_key = None if key == provider.lane(None)[1] else key
         status = None if query.answer is None else query.answer.status
         self.troubles.heard(Heard(provider, own_key, task_id, query.reading, status, query.asked_at))
-
-    async def _enter(self, lanes: Sequence[tuple[Hashable, Limit]], caller: Caller) -> float:
-        """Take a place in each lane, or in none. Return 0 if the call may start, else the seconds to wait."""
-        with ExitStack() as entered:
-            for lane, limit in lanes:
-                if wait := await self.lanes.enter(lane, limit, caller):
-                    return wait
-                entered.callback(self.lanes.leave, lane, caller)
-            entered.pop_all()
-        return 0.0
 
     async def create(self, provider: Provider, sending: Sending, key: str | None, app: str) -> CreateOutcome:
         """Send a create call once. The caller has a place for it: see `enter_create`."""

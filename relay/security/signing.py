@@ -76,3 +76,12 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> 
         raise BadSignature("no signature in webhook-signature matches this body and secret")
     if abs(now - timestamp) > TOLERANCE:
         raise BadSignature(f"webhook-timestamp differs from the clock by more than {TOLERANCE} s")
+
+
+def problem(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> str | None:
+    """Return why a request must not be trusted; None if it verifies. The arguments are those of `verify`."""
+    try:
+        verify(secret, headers, body, now)
+    except BadSignature as error:
+        return error.detail
+    return None

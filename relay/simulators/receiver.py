@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from relay.errors import BadSignature
 from relay.security import signing
 
 
@@ -55,7 +54,7 @@ def create_receiver(
         if status := refuse(request):
             return PlainTextResponse("try again", status)
         body = await request.body()
-        problem = None if secret is None else _signature_problem(secret, request, body)
+        problem = None if secret is None else signing.problem(secret, request.headers, body, time.time())
         on_event(
             Received(
                 path=request.url.path,
@@ -68,14 +67,6 @@ def create_receiver(
         return PlainTextResponse(problem or "ok", 401 if problem else 200)
 
     return Starlette(routes=[Route("/{path:path}", take, methods=["POST"])])
-
-
-def _signature_problem(secret: str, request: Request, body: bytes) -> str | None:
-    try:
-        signing.verify(secret, request.headers, body, time.time())
-    except BadSignature as error:
-        return error.detail
-    return None
 
 
 def _event(body: bytes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from relay.model.times import Millis
 from relay.store.processes import MAX_LEASE
-from relay.store.schema import EACH_APP, attempts, deliveries, erased_messages, messages, watches
+from relay.store.schema import attempts, deliveries, erased_messages, every_row, messages, watches
 from relay.store.shared_schema import turns
 
 TOLERANCE = 5000
@@ -30,10 +30,11 @@ def rebase(tx: sa.Connection, now: Millis) -> int:
     polled = sa.func.coalesce(w.last_poll_at, w.created_at)
     tried = sa.select(sa.func.max(attempts.c.at)).where(attempts.c.delivery_id == d.id).scalar_subquery()
     rows = 0
-    for table, due, planned, every in (
-        (watches, w.next_poll_at, polled, EACH_APP),
-        (deliveries, d.next_attempt_at, sa.func.coalesce(tried, d.created_at), sa.true()),
+    for table, due, planned in (
+        (watches, w.next_poll_at, polled),
+        (deliveries, d.next_attempt_at, sa.func.coalesce(tried, d.created_at)),
     ):
+        every = every_row(table)
         fresh = sa.case((due > planned, now + due - planned), else_=now)
         free = sa.update(table).where(every, table.c.lease.is_(None), due > now, planned > now + TOLERANCE)
         rows += tx.execute(free.values({due.key: fresh})).rowcount

@@ -16,7 +16,7 @@ import random
 import sqlalchemy as sa
 
 from relay.model.times import Millis
-from relay.store.schema import deliveries, watches
+from relay.store.schema import deliveries, every_row, watches
 
 MARK = "+"
 
@@ -41,14 +41,10 @@ def one_more(lease: sa.Column[str | None]) -> sa.ColumnElement[str]:
     return sa.case(*((lease.endswith(marks), more) for marks, more in known.items()), else_=MARK)
 
 
-def spread(tx: sa.Connection, due: sa.Column[int], now: Millis, every: sa.ColumnElement[bool]) -> None:
-    """Have the rows that are due `now`, and have seen more than one death, come due one by one.
-
-    Args:
-        every: true of every row; what leads through an index of the due times.
-    """
+def spread(tx: sa.Connection, due: sa.Column[int], now: Millis) -> None:
+    """Have the rows that are due `now`, and have seen more than one death, come due one by one."""
     c = due.table.c
-    chosen = tx.execute(sa.select(c.id).where(every, due == now, c.lease.startswith(2 * MARK))).scalars()
+    chosen = tx.execute(sa.select(c.id).where(every_row(due.table), due == now, c.lease.startswith(2 * MARK))).scalars()
     rows = [{"chosen": row_id, "at": now + random.randrange(SPREAD)} for row_id in chosen]  # noqa: S311
     if rows:
         change = sa.update(due.table).where(c.id == sa.bindparam("chosen"))

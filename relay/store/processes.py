@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from relay.model.times import Millis
 from relay.store import deaths, submissions
-from relay.store.schema import EACH_APP, AnyRow, deliveries, erased_messages, messages, watches
+from relay.store.schema import AnyRow, deliveries, erased_messages, every_row, messages, watches
 from relay.store.shared_schema import lane_leases, processes
 
 MAX_LEASE = 60_000
@@ -90,17 +90,17 @@ def bury(tx: sa.Connection, name: str, now: Millis, *, died: bool = True) -> int
     tx.execute(sa.update(lane_leases).where(lane_leases.c.process == name).values(places=0))
     submissions.abandon(tx, name, now)
     freed = 0
-    for table, due, every in (
-        (watches, watches.c.next_poll_at, EACH_APP),
-        (deliveries, deliveries.c.next_attempt_at, sa.true()),
-        (messages, messages.c.edit_at, sa.true()),
-        (erased_messages, erased_messages.c.edit_at, sa.true()),
+    for table, due in (
+        (watches, watches.c.next_poll_at),
+        (deliveries, deliveries.c.next_attempt_at),
+        (messages, messages.c.edit_at),
+        (erased_messages, erased_messages.c.edit_at),
     ):
         # The due time bounds the search: a claim is due within the lease, and due times are indexed.
-        claimed = sa.and_(every, due <= now + MAX_LEASE, table.c.lease.startswith(f"{name}."))
+        claimed = sa.and_(every_row(table), due <= now + MAX_LEASE, table.c.lease.startswith(f"{name}."))
         noted = died and table in deaths.NOTED_IN
         lease = deaths.one_more(table.c.lease) if noted else None
         freed += tx.execute(sa.update(table).where(claimed).values({due.key: now, "lease": lease})).rowcount
         if noted:
-            deaths.spread(tx, due, now, every)
+            deaths.spread(tx, due, now)
     return freed

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
+    true,
 )
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -133,6 +135,12 @@ watches = Table(
 
 EACH_APP = watches.c.app_id.in_(select(apps.c.id))
 """True of every watch. It leads a query that has no app through an index that begins with the app."""
+
+
+def every_row(table: Table) -> ColumnElement[bool]:
+    """Return what is true of every row, and leads a search by due time through that table's index of due times."""
+    return EACH_APP if table is watches else true()
+
 
 # The upstream's last JSON answer about a task; apart, because each poll rewrites the row of a watch. No row where the
 # event of the end holds that answer as it came.

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from relay.errors import BadSignature, NotFound
+from relay.errors import NotFound
 from relay.security import signing
 from relay.security.path_tokens import INBOX
 from relay.web.bodies import MAX_BODY, read_body
@@ -29,19 +29,10 @@ def routes(context: Context) -> list[Route]:
             raise NotFound("no app has this inbox")
         body = bytes(await read_body(request, MAX_BODY))
         secrets = await context.actions.sender.secrets(app_id)
-        problems = [_problem(secret, request, body) for secret in secrets]
+        problems = [signing.problem(secret, request.headers, body, time.time()) for secret in secrets]
         if None not in problems:
             return PlainTextResponse(f"The signature does not verify: {problems[0]}.\n", 401)
         event_id = request.headers["webhook-id"]
         return PlainTextResponse(f"{event_id} arrived, {len(body):,} bytes, and its signature verifies.\n")
 
     return [Route(f"{INBOX}{{token}}", take, methods=["POST"])]
-
-
-def _problem(secret: str, request: Request, body: bytes) -> str | None:
-    """Return what is wrong with the signature of a request; None if it verifies."""
-    try:
-        signing.verify(secret, request.headers, body, time.time())
-    except BadSignature as error:
-        return error.detail
-    return None

@@ -167,6 +167,9 @@ class Sessions:
     def _set(self, response: Response, name: str, value: str, seconds: int) -> None:
         response.set_cookie(name, value, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite="lax")
 
+    def _delete(self, response: Response, name: str) -> None:
+        response.delete_cookie(name, path="/", secure=self._secure, httponly=True, samesite="lax")
+
     def _browser(self, request: Request) -> str | None:
         """Return the name of a browser that was logged in once; None for others."""
         browser, _, signature = request.cookies.get(self.browser_cookie, "").rpartition(".")
@@ -174,7 +177,7 @@ class Sessions:
 
     def take(self, response: Response) -> None:
         """Have the browser delete its cookie."""
-        response.delete_cookie(self.cookie, path="/", secure=self._secure, httponly=True, samesite="lax")
+        self._delete(response, self.cookie)
 
     def hand_on(self, response: Response, session: Session, now: Millis, *made: str) -> None:
         """Have the session's next page show what a form has made, once: to load that page again makes nothing anew."""
@@ -192,7 +195,7 @@ class Sessions:
 
     def forget(self, response: Response) -> None:
         """Have the browser delete what the page before has made: it is shown."""
-        response.delete_cookie(self.made_cookie, path="/", secure=self._secure, httponly=True, samesite="lax")
+        self._delete(response, self.made_cookie)
 
     def may_see(self, request: Request, session: Session) -> bool:
         """Return whether this request may see the dashboard.

@@ -35,7 +35,7 @@ from relay.errors import BadSignature, Invalid, MalformedRequest, NotFound, Rela
 from relay.model.delivery import DeliveryState
 from relay.model.watch import State
 from relay.outbound.deadline import Deadline
-from relay.store import apps, deliveries, finding, watches
+from relay.store import apps, finding, watches
 from relay.store.schema import AnyRow
 from relay.web.api.schemas import WatchIn
 from relay.web.bodies import parse, read_body
@@ -283,8 +283,8 @@ class SlackRequests:
 
 
 def _dead(tx: sa.Connection, app_id: str) -> list[AnyRow]:
-    newest = deliveries.newest(tx, app_id, LISTED + 1, state=DeliveryState.DEAD)
-    return finding.delivery_rows(tx, [delivery.row.id for delivery in newest])
+    wanted = finding.Filter(app_id=app_id, state=DeliveryState.DEAD)
+    return finding.delivery_rows(tx, finding.find_deliveries(tx, wanted, None, LISTED + 1).ids)
 
 
 def _verifier(secret: str) -> SignatureVerifier:
